@@ -1,0 +1,270 @@
+"""Simulated DL1 events as arrays to train on."""
+
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+from astropy.table import Table, vstack
+from ctapipe.core import QualityQuery
+from ctapipe.core.expression_engine import ExpressionError
+from ctapipe.core.traits import List, Tuple, Unicode
+from ctapipe.io import TableLoader
+from tqdm.auto import tqdm
+
+from .camera import CameraLayout, CameraMismatch
+from .lattice import LatticeError
+from .tasks import GAMMA_ID, TASKS
+
+__all__ = ["EventError", "EventSample", "EventSelection", "read_events"]
+
+# CORSIKA and sim_telarray number the uses of one shower consecutively:
+# event_id = 100 * shower + use.
+EVENTS_PER_SHOWER_ID = 100
+CHUNK_SIZE = 2000  # events read at once, 60 MB of LSTCam images
+
+
+class EventError(ValueError):
+    """A file cannot be trained on."""
+
+
+class EventSelection(QualityQuery):
+    """Which images to train on; expressions use columns of the DL1 tables."""
+
+    quality_criteria = List(
+        Tuple(Unicode(), Unicode()),
+        default_value=[
+            ("intensity > 50 p.e.", "hillas_intensity > 50"),
+            ("leakage < 20 %", "leakage_intensity_width_2 < 0.2"),
+        ],
+        help=QualityQuery.quality_criteria.help,
+    ).tag(config=True)
+
+
+@dataclass
+class EventSample:
+    """Prepared images with their targets.
+
+    Attributes
+    ----------
+    images : ndarray of float16, shape (N, 2, P)
+        Network input; half precision is finer than the noise of a pixel.
+    targets : dict of str to ndarray
+        For every task, float32 of shape (N, n_outputs) or int64 of shape (N,).
+    truth : astropy.table.Table
+        Identity and truth of the N events.
+    camera : CameraLayout
+        The camera of all of them.
+    classified : ndarray of bool, shape (N,)
+        Events to learn the particle type from.
+    """
+
+    images: np.ndarray
+    targets: dict
+    truth: Table
+    camera: CameraLayout
+    classified: np.ndarray
+
+    def __len__(self):
+        return len(self.images)
+
+    @property
+    def shower(self):
+        """A number for every event, equal for events of one shower."""
+        keys = np.column_stack(
+            [
+                self.truth["obs_id"],
+                self.truth["event_id"] // EVENTS_PER_SHOWER_ID,
+                self.truth["true_shower_primary_id"],
+            ]
+        ).astype(np.int64)
+        return np.unique(keys, axis=0, return_inverse=True)[1].reshape(-1)
+
+    @property
+    def is_signal(self):
+        """Gamma rays, bool of shape (N,)."""
+        return np.asarray(self.truth["true_shower_primary_id"]) == GAMMA_ID
+
+    @classmethod
+    def concatenate(cls, samples):
+        """One sample of several with the same camera and tasks."""
+        first = samples[0]
+        return cls(
+            images=np.concatenate([sample.images for sample in samples]),
+            targets={
+                task: np.concatenate([sample.targets[task] for sample in samples])
+                for task in first.targets
+            },
+            truth=vstack([s.truth for s in samples], metadata_conflicts="silent"),
+            camera=first.camera,
+            classified=np.concatenate([sample.classified for sample in samples]),
+        )
+
+    def split(self, fraction, seed):
+        """Part the events by shower, so that no shower is on both sides.
+
+        Parameters
+        ----------
+        fraction : float
+            Share of the showers in the second part.
+        seed : int
+            Of the draw.
+
+        Returns
+        -------
+        first, second : ndarray of int
+            Indices of the events, in their order.
+        """
+        shower = self.shower
+        draw = np.random.default_rng(seed).random(shower.max() + 1)
+        aside = draw[shower] < fraction
+        return np.flatnonzero(~aside), np.flatnonzero(aside)
+
+
+def read_events(
+    paths, selection, preprocessing, tasks, camera=None, classify=True, progress=True
+):
+    """Read, select and prepare the images of simulated DL1 files.
+
+    Telescopes whose camera is that of the first telescope type found (or of
+    ``camera``) are pooled; others are left out.
+
+    Parameters
+    ----------
+    paths : iterable of path-like
+        ctapipe DL1 files with images and parameters.
+    selection : EventSelection
+        Which images to keep; its counts go on.
+    preprocessing : Preprocessing
+    tasks : iterable of str
+        Names in `ctapipe_gphysnet.tasks.TASKS`.
+    camera : CameraLayout, optional
+        The camera to read.
+    classify : bool
+        Whether to learn the particle type from these events.
+    progress : bool
+        Show a progress bar.
+
+    Returns
+    -------
+    EventSample
+
+    Raises
+    ------
+    EventError
+        If a file has no images, no truth or no telescope with the camera, or
+        if no event passes the selection.
+    """
+    parts = []
+    for path in paths:
+        with _open(path) as loader:
+            camera, matches = _matching_telescopes(loader, path, camera)
+            chunks = loader.read_telescope_events_chunked(
+                CHUNK_SIZE,
+                telescopes=list(matches),
+                dl1_images=True,
+                dl1_parameters=True,
+                dl2=False,
+                true_parameters=False,
+                simulated=True,
+                instrument=True,
+                pointing=True,
+            )
+            name = Path(path).name
+            for chunk in tqdm(chunks, desc=name, unit="chunk", disable=not progress):
+                events = _selected(chunk.data, path, selection, tasks)
+                for match in {id(match): match for match in matches.values()}.values():
+                    same = [matches[tel_id] is match for tel_id in events["tel_id"]]
+                    if any(same):
+                        parts.append(
+                            _prepared(
+                                events[same], path, preprocessing, tasks, camera, match
+                            )
+                        )
+    if not parts:
+        raise EventError(f"no event passes the selection in {[str(p) for p in paths]}")
+    images, targets, truth = zip(*parts)
+    return EventSample(
+        images=np.concatenate(images),
+        targets={task: np.concatenate([t[task] for t in targets]) for task in tasks},
+        truth=vstack(list(truth), metadata_conflicts="silent"),
+        camera=camera,
+        classified=np.full(sum(map(len, images)), classify),
+    )
+
+
+def _open(path):
+    try:
+        return TableLoader(path)
+    except Exception as error:  # PyTables, h5py and ctapipe each raise their own
+        raise EventError(f"{path}: cannot be read as a ctapipe file: {error}") from error
+
+
+def _matching_telescopes(loader, path, camera):
+    """The camera, and the match of every telescope that has it."""
+    matches = {}
+    reasons = []
+    for telescope in loader.subarray.telescope_types:
+        try:
+            layout = CameraLayout.from_telescope(telescope)
+            camera = camera or layout
+            match = camera.match(layout)
+        except (CameraMismatch, LatticeError) as error:
+            reasons.append(f"{telescope}: {error}")
+            continue
+        for tel_id in loader.subarray.get_tel_ids_for_type(telescope):
+            matches[tel_id] = match
+    if not matches:
+        raise EventError(f"{path}: no telescope with the camera to train; {reasons}")
+    return camera, matches
+
+
+TRUTH = ["obs_id", "event_id", "tel_id", "true_energy", "true_shower_primary_id"]
+RENAMED = {
+    "telescope_pointing_altitude": "pointing_alt",
+    "telescope_pointing_azimuth": "pointing_az",
+    "pos_x": "tel_pos_x",
+    "pos_y": "tel_pos_y",
+    "pos_z": "tel_pos_z",
+}
+
+
+def _selected(table, path, selection, tasks):
+    """The events of one chunk that pass, once all columns are known to be there."""
+    if len(table) == 0:
+        return table
+    for old, new in RENAMED.items():
+        if old in table.colnames:
+            table.rename_column(old, new)
+    columns = [column for task in tasks for column in TASKS[task].columns]
+    for name in ["image", "peak_time", *TRUTH, *columns]:
+        if name not in table.colnames:
+            what = "images" if name in ("image", "peak_time") else "simulated truth"
+            raise EventError(f"{path}: no column {name!r}; training needs {what}")
+    try:
+        return table[selection.get_table_mask(table)]
+    except ExpressionError as error:
+        raise EventError(f"{path}: the selection cannot be applied: {error}") from None
+
+
+def _prepared(events, path, preprocessing, tasks, camera, match):
+    """Images, targets and truth of events whose cameras match in the same way."""
+    images = preprocessing(
+        events["image"][:, match.permutation],
+        events["peak_time"][:, match.permutation],
+        camera.lattice,
+    )
+    targets = {task: _target(TASKS[task], events, path) for task in tasks}
+    truth = events[TRUTH + ["pointing_alt", "pointing_az"]]
+    return images.astype(np.float16), targets, truth
+
+
+def _target(task, events, path):
+    target = task.target(events)
+    bad = np.flatnonzero(~np.isfinite(target.reshape(len(events), -1)).all(axis=1))
+    if len(bad):
+        event = events[int(bad[0])]
+        raise EventError(
+            f"{path}: event {event['event_id']} of obs {event['obs_id']} has no finite"
+            f" {task.name}: " + ", ".join(f"{c} = {event[c]}" for c in task.columns)
+        )
+    return target if target.dtype.kind == "i" else target.astype(np.float32)

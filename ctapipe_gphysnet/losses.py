@@ -1,0 +1,78 @@
+"""Loss of every task, and their balance."""
+
+import torch
+from torch import nn
+from torch.nn import functional
+
+from .tasks import TASKS
+
+__all__ = ["MultiTaskLoss", "task_losses"]
+
+
+def task_losses(outputs, targets, is_signal, classified, class_weights=None):
+    """Mean loss of every task over the events that count for it.
+
+    The regressions count for the signal alone: background has no energy or
+    direction worth learning (the papers' masked loss).
+
+    Parameters
+    ----------
+    outputs : dict of str to Tensor of shape (N, n_outputs)
+    targets : dict of str to Tensor
+        Shape (N, n_outputs) for regressions, (N,) for classes.
+    is_signal : Tensor of bool, shape (N,)
+        Events that count for the regressions.
+    classified : Tensor of bool, shape (N,)
+        Events that count for the particle type.
+    class_weights : Tensor, shape (2,), optional
+        Weight of every class.
+
+    Returns
+    -------
+    dict of str to scalar Tensor
+        Zero where no event counts.
+    """
+    losses = {}
+    for name, output in outputs.items():
+        output, target = output.float(), targets[name]
+        if TASKS[name].loss == "cross_entropy":
+            per_event = functional.cross_entropy(
+                output, target, weight=class_weights, reduction="none"
+            )
+            counts = classified
+        else:
+            per_event = (output - target).abs().mean(dim=1)
+            counts = is_signal
+        counts = counts.to(per_event.dtype)
+        losses[name] = (per_event * counts).sum() / counts.sum().clamp(min=1)
+    return losses
+
+
+class MultiTaskLoss(nn.Module):
+    """Balance of the tasks by their learnt uncertainty.
+
+    sum over tasks of c exp(-s) L + s, with the log-variance s of every task
+    learnt from 1 on; c is 2 for a regression and 0.5 for a class (Kendall et
+    al. 2018, https://arxiv.org/abs/1705.07115, as GammaLearn has it).
+
+    Parameters
+    ----------
+    tasks : iterable of str
+        Names in `ctapipe_gphysnet.tasks.TASKS`.
+    """
+
+    FACTORS = {"l1": 2.0, "cross_entropy": 0.5}
+
+    def __init__(self, tasks):
+        super().__init__()
+        self.log_variance = nn.ParameterDict(
+            {task: nn.Parameter(torch.ones(())) for task in tasks}
+        )
+
+    def forward(self, losses):
+        """Balanced sum of a dict of task to loss."""
+        return sum(
+            self.FACTORS[TASKS[task].loss] * torch.exp(-log_variance) * losses[task]
+            + log_variance
+            for task, log_variance in self.log_variance.items()
+        )

@@ -1,0 +1,312 @@
+"""gphysnet-train: train γ-PhysNet on simulated DL1 files."""
+
+import subprocess
+import time
+from datetime import datetime, timezone
+from importlib.metadata import version
+from pathlib import Path
+
+import numpy as np
+from ctapipe.core import Tool, ToolConfigurationError
+from ctapipe.core.traits import (
+    Bool,
+    CaselessStrEnum,
+    Dict,
+    Float,
+    Int,
+    List,
+    Unicode,
+)
+from ctapipe.core.traits import Path as PathTrait
+from ctapipe.io.metadata import read_reference_metadata
+
+from ..events import EventError, EventSample, EventSelection, read_events
+from ..preprocessing import Preprocessing
+from ..tasks import TASKS
+
+__all__ = ["TrainTool", "main"]
+
+SOFTWARE = ("ctapipe_gphysnet", "ctapipe", "torch", "lightning", "numpy")
+
+
+class TrainTool(Tool):
+    """Train γ-PhysNet on simulated DL1 files with images."""
+
+    name = "gphysnet-train"
+    description = __doc__
+    examples = """
+    gphysnet-train -i gamma_diffuse.dl1.h5 -i proton.dl1.h5 -o model.safetensors \\
+        --blocks 3 --epochs 10
+    """
+
+    inputs = List(
+        PathTrait(exists=True, directory_ok=False),
+        help="DL1 files of simulated gamma rays and background",
+    ).tag(config=True)
+    regression_inputs = List(
+        PathTrait(exists=True, directory_ok=False),
+        help=(
+            "DL1 files to learn energy, direction and impact from, but not the particle"
+            " type: gamma rays of another spectrum than in the other files"
+        ),
+    ).tag(config=True)
+    output = PathTrait(
+        default_value=None,
+        allow_none=True,
+        directory_ok=False,
+        help="Model file to write (.safetensors)",
+    ).tag(config=True)
+    overwrite = Bool(False, help="Overwrite the output file").tag(config=True)
+    resume = Bool(
+        False, help="Go on from the last whole epoch of an interrupted training"
+    ).tag(config=True)
+    model_name = Unicode(help="Name on the model card; by default the file's").tag(
+        config=True
+    )
+    model_description = Unicode(help="Text on the model card").tag(config=True)
+
+    tasks = List(
+        CaselessStrEnum(list(TASKS)), default_value=list(TASKS), help="What to learn"
+    ).tag(config=True)
+    blocks = Int(9, help="Residual blocks a stage; 9 is ResNet-56").tag(config=True)
+    channels = List(
+        Int(), default_value=[16, 32, 64], help="Channels of every stage"
+    ).tag(config=True)
+    head_width = Int(256, help="Width of the multi-task block").tag(config=True)
+    attention = CaselessStrEnum(
+        ["none", "squeeze-excitation", "self", "dual"],
+        default_value="dual",
+        help="Attention module after every stage",
+    ).tag(config=True)
+    reduction_ratio = Int(16, help="Reduction ratio of the attention").tag(config=True)
+    preprocessing = Dict(
+        help="Options of ctapipe_gphysnet.preprocessing.Preprocessing"
+    ).tag(config=True)
+
+    epochs = Int(10, help="Passes over the training events").tag(config=True)
+    batch_size = Int(64, help="Images a step").tag(config=True)
+    learning_rate = Float(2e-3, help="Highest learning rate of the one-cycle schedule").tag(
+        config=True
+    )
+    weight_decay = Float(1e-4, help="Weight decay of AdamW").tag(config=True)
+    validation_fraction = Float(0.1, help="Share of showers kept for validation").tag(
+        config=True
+    )
+    seed = Int(0, help="Seed of weights, split and order of the events").tag(config=True)
+    device = Unicode("auto", help="auto, cpu, cuda or cuda:n").tag(config=True)
+    precision = CaselessStrEnum(
+        ["32-true", "bf16-mixed"], default_value="32-true", help="Of the arithmetic"
+    ).tag(config=True)
+    compile_network = Bool(
+        False, help="Compile the network: faster after a minute; needs a C++ compiler"
+    ).tag(config=True)
+    turn_images = Bool(
+        True, help="Show images in random exact orientations of the camera"
+    ).tag(config=True)
+
+    classes = [EventSelection]
+    aliases = {
+        ("i", "input"): "TrainTool.inputs",
+        "regression-input": "TrainTool.regression_inputs",
+        ("o", "output"): "TrainTool.output",
+        "blocks": "TrainTool.blocks",
+        "attention": "TrainTool.attention",
+        "epochs": "TrainTool.epochs",
+        "batch-size": "TrainTool.batch_size",
+        "learning-rate": "TrainTool.learning_rate",
+        "seed": "TrainTool.seed",
+        "device": "TrainTool.device",
+    }
+    flags = {
+        "overwrite": ({"TrainTool": {"overwrite": True}}, "Overwrite the output file"),
+        "resume": (
+            {"TrainTool": {"resume": True}},
+            "Go on from the last whole epoch of an interrupted training",
+        ),
+        "compile": (
+            {"TrainTool": {"compile_network": True}},
+            "Compile the network: faster after a minute; needs a C++ compiler",
+        ),
+    }
+
+    def setup(self):
+        # torch and lightning take seconds to import: not for --help
+        from ..inference import select_device
+        from ..network.model import NetworkOptions
+        from ..training import TrainingOptions
+
+        if not self.inputs:
+            raise ToolConfigurationError("no input: give DL1 files with --input")
+        if self.output is None:
+            raise ToolConfigurationError("no output: give a model file with --output")
+        if self.output.exists() and not self.overwrite:
+            raise ToolConfigurationError(
+                f"{self.output} exists; choose another name or give --overwrite"
+            )
+        if not self.output.parent.is_dir():
+            raise ToolConfigurationError(f"{self.output.parent} is not a directory")
+        try:
+            select_device(self.device)
+            self.network_options = NetworkOptions(
+                tasks=self.tasks,
+                attention=self.attention,
+                reduction_ratio=self.reduction_ratio,
+                blocks=self.blocks,
+                channels=self.channels,
+                head_width=self.head_width,
+            )
+            self.preparation = Preprocessing(**self.preprocessing)
+            self.training_options = TrainingOptions(
+                epochs=self.epochs,
+                batch_size=self.batch_size,
+                seed=self.seed,
+                learning_rate=self.learning_rate,
+                weight_decay=self.weight_decay,
+                validation_fraction=self.validation_fraction,
+                precision=self.precision,
+                device=self.device,
+                compile=self.compile_network,
+                turn_images=self.turn_images,
+            )
+        except (TypeError, ValueError) as error:
+            raise ToolConfigurationError(str(error)) from None
+        self.selection = EventSelection(parent=self)
+        # now, for the checkout may change while the training runs
+        self.git_revision = _git_revision()
+
+    def start(self):
+        import torch
+
+        from ..checkpoint import Model, write_model
+        from ..network.model import GammaPhysNet
+        from ..training import train
+
+        sample = self._read()
+        self.log.info(
+            "%d images pass the selection, %d of gamma rays\n%s",
+            len(sample),
+            sample.is_signal.sum(),
+            self.selection.to_table(),
+        )
+        torch.manual_seed(self.seed)
+        network = GammaPhysNet(sample.camera.lattice, self.network_options)
+        began = time.monotonic()
+        result = train(
+            network,
+            sample,
+            self.training_options,
+            self.output.with_suffix(".training"),
+            self.resume,
+        )
+        information = self._information(sample, result, time.monotonic() - began)
+        model = Model(network, sample.camera, self.preparation, information)
+        write_model(self.output, model)
+        self.log.info("wrote %s: %s", self.output, result["metrics"])
+
+    def _read(self):
+        try:
+            samples = [
+                read_events(self.inputs, self.selection, self.preparation, self.tasks)
+            ]
+            if self.regression_inputs:
+                samples.append(
+                    read_events(
+                        self.regression_inputs,
+                        self.selection,
+                        self.preparation,
+                        self.tasks,
+                        camera=samples[0].camera,
+                        classify=False,
+                    )
+                )
+        except EventError as error:
+            raise ToolConfigurationError(str(error)) from None
+        return EventSample.concatenate(samples)
+
+    def _information(self, sample, result, seconds):
+        """The free part of the model card."""
+        options = self.training_options
+        energy = np.asarray(sample.truth["true_energy"][sample.is_signal])
+        primaries, counts = np.unique(
+            sample.truth["true_shower_primary_id"], return_counts=True
+        )
+        degrees = {
+            name: np.rad2deg(np.asarray(sample.truth[f"pointing_{name}"], dtype=float))
+            for name in ("alt", "az")
+        }
+        return {
+            "name": self.model_name or self.output.stem,
+            "description": self.model_description,
+            "created": datetime.now(timezone.utc).isoformat(timespec="seconds"),
+            "training": {
+                "inputs": [_identity(path) for path in self.inputs],
+                "regression_inputs": [_identity(path) for path in self.regression_inputs],
+                "selection": _selection_counts(self.selection),
+                "n_images": result["n_training"],
+                "images_by_primary_id": {
+                    str(primary): int(count) for primary, count in zip(primaries, counts)
+                },
+                "signal_energy_TeV": [float(energy.min()), float(energy.max())],
+                "pointing_deg": {
+                    name: [float(value.min()), float(value.max())]
+                    for name, value in degrees.items()
+                },
+                "image_presentations": options.epochs
+                * (result["n_training"] // options.batch_size)
+                * options.batch_size,
+                "options": {
+                    name: value
+                    for name, value in vars(options).items()
+                    if name not in ("device", "compile")
+                },
+                "wall_time_s": round(seconds, 1),
+            },
+            "validation": {"n_images": result["n_validation"], **result["metrics"]},
+            "software": {
+                **{package: version(package) for package in SOFTWARE},
+                "git_revision": self.git_revision,
+            },
+        }
+
+
+def _identity(path):
+    """What tells one DL1 file from another: its name and product identifier."""
+    return {
+        "file": Path(path).name,
+        "product_id": str(read_reference_metadata(path).product.id_),
+    }
+
+
+def _selection_counts(selection):
+    """What each criterion left of the events."""
+    return [
+        {
+            "criterion": str(row["criteria"]),
+            "passed": int(row["counts"]),
+            "passed_so_far": int(row["cumulative_counts"]),
+        }
+        for row in selection.to_table()
+    ]
+
+
+def _git_revision():
+    """Revision of the checkout the package runs from, None outside of one."""
+    here = Path(__file__).resolve().parents[2]
+    if not (here / ".git").exists():
+        return None
+    command = ["git", "-C", str(here), "describe", "--always", "--dirty"]
+    try:
+        return subprocess.run(
+            command, capture_output=True, check=True, text=True
+        ).stdout.strip()
+    except (OSError, subprocess.CalledProcessError):
+        return None
+
+
+def main():
+    """Run the tool from the command line."""
+    TrainTool().run()
+
+
+if __name__ == "__main__":
+    main()
