@@ -161,7 +161,9 @@ def _open(path):
     try:
         return safe_open(Path(path), framework="pt")
     except (SafetensorError, OSError) as error:
-        raise ModelFileError(f"{path}: cannot be read as a model file: {error}") from error
+        raise ModelFileError(
+            f"{path}: cannot be read as a model file: {error}"
+        ) from error
 
 
 def _card_of(file, path):

@@ -36,7 +36,9 @@ def select_device(device="auto"):
     if selected.type == "cuda":
         count = torch.cuda.device_count() if torch.cuda.is_available() else 0
         if (selected.index or 0) >= count:
-            raise ValueError(f"device {device!r} asked for, but {count} CUDA devices found")
+            raise ValueError(
+                f"device {device!r} asked for, but {count} CUDA devices found"
+            )
     return selected
 
 

@@ -1,6 +1,7 @@
 """Training of γ-PhysNet with Lightning."""
 
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
+from pathlib import Path
 
 import lightning
 import numpy as np
@@ -178,6 +179,23 @@ class GammaPhysNetTraining(lightning.LightningModule):
         metrics = validation_metrics(outputs, truth)
         self.log_dict(metrics, prog_bar=True)
 
+    def on_save_checkpoint(self, checkpoint):
+        checkpoint["training_options"] = self._recipe()
+
+    def on_load_checkpoint(self, checkpoint):
+        before, now = checkpoint["training_options"], self._recipe()
+        for name, value in now.items():
+            if before.get(name) != value:
+                raise ValueError(
+                    f"{name} is {value}, but the training to resume had"
+                    f" {before.get(name)}; resume with the same options"
+                )
+
+    def _recipe(self):
+        """The options that decide the outcome."""
+        recipe = asdict(self.options)
+        return {k: v for k, v in recipe.items() if k not in ("device", "compile")}
+
     def configure_optimizers(self):
         optimizer = torch.optim.AdamW(
             [
@@ -252,7 +270,10 @@ def train(network, sample, options, directory, resume=False):
     Raises
     ------
     ValueError
-        If signal or background is missing.
+        If signal or background is missing, or if the training to resume had
+        other options.
+    FileNotFoundError
+        If there is nothing to resume.
     FloatingPointError
         If the loss is not finite.
     """
@@ -260,20 +281,30 @@ def train(network, sample, options, directory, resume=False):
     classes = np.bincount(
         sample.is_signal[training][sample.classified[training]].astype(int), minlength=2
     )
-    for name, count in zip(("background", "signal"), classes):
-        if count == 0 and "particle_type" in network.options.tasks:
+    classifies = "particle_type" in network.options.tasks
+    for name, count in (
+        ("signal", sample.is_signal[training].sum()),
+        ("background", classes[0] if classifies else None),
+    ):
+        if count == 0:
             raise ValueError(f"no {name} events to train on after the selection")
     lightning.seed_everything(options.seed, verbose=False)
     module = GammaPhysNetTraining(
         network, options, class_weights=classes.sum() / (2 * np.maximum(classes, 1))
     )
-    checkpoints = ModelCheckpoint(directory, save_last=True, save_top_k=0)
+    checkpoint = Path(directory) / "last.ckpt"
+    if resume and not checkpoint.is_file():
+        raise FileNotFoundError(f"{checkpoint} does not exist: nothing to resume")
+    # without a quantity to monitor, the newest checkpoint replaces the one before
+    newest = ModelCheckpoint(
+        directory, filename=checkpoint.stem, save_top_k=1, enable_version_counter=False
+    )
     trainer = lightning.Trainer(
         max_epochs=options.epochs,
         precision=options.precision,
         gradient_clip_val=1.0,
         logger=CSVLogger(directory, name="log"),
-        callbacks=[checkpoints, LearningRateMonitor("epoch")],
+        callbacks=[newest, LearningRateMonitor("epoch")],
         num_sanity_val_steps=0,
         log_every_n_steps=50,
         enable_model_summary=False,
@@ -283,7 +314,7 @@ def train(network, sample, options, directory, resume=False):
         module,
         _loader(sample, training, options.batch_size, shuffle=True),
         _loader(sample, validation, VALIDATION_BATCH_SIZE, shuffle=False),
-        ckpt_path="last" if resume else None,
+        ckpt_path=checkpoint if resume else None,
     )
     if trainer.interrupted:
         raise KeyboardInterrupt

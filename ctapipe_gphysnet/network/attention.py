@@ -42,9 +42,10 @@ class DualAttention(nn.Module):
     def __init__(self, layout, channels, ratio):
         super().__init__()
         self.channel = SqueezeExcitation(layout, channels, ratio)
-        self.reduce = pointwise_conv(layout, channels, channels // 2, bias=False)
-        self.norm = LatticeBatchNorm(layout, channels // 2)
-        self.spatial = pointwise_conv(layout, channels // 2, 1)
+        inner = _reduced(channels, 2)
+        self.reduce = pointwise_conv(layout, channels, inner, bias=False)
+        self.norm = LatticeBatchNorm(layout, inner)
+        self.spatial = pointwise_conv(layout, inner, 1)
 
     def spatial_map(self, maps):
         """The factor 1 + s(x) of every pixel, in [1, 2]; one channel."""

@@ -49,7 +49,8 @@ class NetworkOptions:
             raise ValueError(f"tasks must be some of {list(TASKS)}, got {self.tasks}")
         if self.attention not in ("none", *ATTENTIONS):
             raise ValueError(
-                f"attention must be one of {['none', *ATTENTIONS]}, got {self.attention!r}"
+                f"attention must be one of {['none', *ATTENTIONS]},"
+                f" got {self.attention!r}"
             )
         sizes = (self.reduction_ratio, self.blocks, self.head_width, *self.channels)
         if not self.channels or not all(isinstance(n, int) and n > 0 for n in sizes):
@@ -109,4 +110,10 @@ class GammaPhysNet(nn.Module):
         -------
         dict of str to Tensor of shape (N, n_outputs)
         """
+        expected = (self.IN_CHANNELS, self.lattice.n_pixels)
+        if tuple(images.shape[1:]) != expected:
+            raise ValueError(
+                f"images must have shape (N, {expected[0]}, {expected[1]}),"
+                f" got {tuple(images.shape)}"
+            )
         return self.head(self.backbone(images))

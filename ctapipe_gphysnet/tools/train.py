@@ -60,6 +60,13 @@ class TrainTool(Tool):
     resume = Bool(
         False, help="Go on from the last whole epoch of an interrupted training"
     ).tag(config=True)
+    initial_model = PathTrait(
+        default_value=None,
+        allow_none=True,
+        exists=True,
+        directory_ok=False,
+        help="Model file to start from, of the same camera, network and preprocessing",
+    ).tag(config=True)
     model_name = Unicode(help="Name on the model card; by default the file's").tag(
         config=True
     )
@@ -85,9 +92,9 @@ class TrainTool(Tool):
 
     epochs = Int(10, help="Passes over the training events").tag(config=True)
     batch_size = Int(64, help="Images a step").tag(config=True)
-    learning_rate = Float(2e-3, help="Highest learning rate of the one-cycle schedule").tag(
-        config=True
-    )
+    learning_rate = Float(
+        2e-3, help="Highest learning rate of the one-cycle schedule"
+    ).tag(config=True)
     weight_decay = Float(1e-4, help="Weight decay of AdamW").tag(config=True)
     validation_fraction = Float(0.1, help="Share of showers kept for validation").tag(
         config=True
@@ -116,6 +123,7 @@ class TrainTool(Tool):
         "learning-rate": "TrainTool.learning_rate",
         "seed": "TrainTool.seed",
         "device": "TrainTool.device",
+        "initial-model": "TrainTool.initial_model",
     }
     flags = {
         "overwrite": ({"TrainTool": {"overwrite": True}}, "Overwrite the output file"),
@@ -190,6 +198,7 @@ class TrainTool(Tool):
         )
         torch.manual_seed(self.seed)
         network = GammaPhysNet(sample.camera.lattice, self.network_options)
+        start = self._load_initial(network, sample.camera)
         began = time.monotonic()
         result = train(
             network,
@@ -199,9 +208,36 @@ class TrainTool(Tool):
             self.resume,
         )
         information = self._information(sample, result, time.monotonic() - began)
+        information["training"]["initial_model"] = start
         model = Model(network, sample.camera, self.preparation, information)
         write_model(self.output, model)
         self.log.info("wrote %s: %s", self.output, result["metrics"])
+
+    def _load_initial(self, network, camera):
+        """Take the weights of the initial model; returns its entry in the card."""
+        from ..checkpoint import ModelFileError, read_model
+
+        if self.initial_model is None:
+            return None
+        try:
+            initial = read_model(self.initial_model)
+        except ModelFileError as error:
+            raise ToolConfigurationError(str(error)) from None
+        for what, ours, theirs in (
+            ("network", self.network_options, initial.network.options),
+            ("preprocessing", self.preparation, initial.preprocessing),
+            ("camera", camera.digest, initial.camera.digest),
+        ):
+            if ours != theirs:
+                raise ToolConfigurationError(
+                    f"{self.initial_model}: its {what} is {theirs}, asked for is {ours}"
+                )
+        network.load_state_dict(initial.network.state_dict())
+        return {
+            "name": initial.name,
+            "identity": initial.identity,
+            "training": initial.information.get("training"),
+        }
 
     def _read(self):
         try:

@@ -1,0 +1,145 @@
+import os
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from astropy.table import Table
+from ctapipe.instrument import CameraGeometry, SubarrayDescription
+
+from ctapipe_gphysnet.camera import CameraLayout
+from ctapipe_gphysnet.checkpoint import Model
+from ctapipe_gphysnet.lattice import CameraLattice
+from ctapipe_gphysnet.network.model import GammaPhysNet, NetworkOptions
+from ctapipe_gphysnet.preprocessing import Preprocessing
+from ctapipe_gphysnet.resources import RESOURCES
+
+#: Simulated events and camera tables that stay out of the repository.
+SHARED = Path(
+    os.environ.get("GPHYSNET_SHARED_DATA", Path(__file__).parents[2] / "shared" / "data")
+)
+
+
+@pytest.fixture(scope="session")
+def shared_path():
+    """Function: path of a file beside the checkout; skips the test without it."""
+
+    def find(name):
+        if not (SHARED / name).exists():
+            pytest.skip(f"no {SHARED / name}, see GPHYSNET_SHARED_DATA")
+        return SHARED / name
+
+    return find
+
+
+@pytest.fixture(scope="session")
+def sample_path():
+    """The DL1 sample that comes with the package."""
+    return RESOURCES / "lst1_sample.dl1.h5"
+
+
+@pytest.fixture(scope="session")
+def lst_telescope(sample_path):
+    """Description of LST-1."""
+    return SubarrayDescription.from_hdf(sample_path).tel[1]
+
+
+@pytest.fixture(scope="session")
+def lst_geometry(lst_telescope):
+    """The 1855 pixels of LSTCam."""
+    return lst_telescope.camera.geometry
+
+
+@pytest.fixture(scope="session")
+def lst_lattice(lst_geometry):
+    return CameraLattice.from_geometry(lst_geometry)
+
+
+@pytest.fixture
+def small_model(lst_telescope):
+    """Untrained model for LST-1 with all tasks, as small as can be."""
+    camera = CameraLayout.from_telescope(lst_telescope)
+    options = NetworkOptions(
+        blocks=1, channels=(4, 4, 8), head_width=8, reduction_ratio=2
+    )
+    torch.manual_seed(0)
+    network = GammaPhysNet(camera.lattice, options).eval()
+    return Model(network, camera, Preprocessing(), {"name": "small"})
+
+
+@pytest.fixture(scope="session")
+def shared_camera(shared_path):
+    """Function: geometry of a camera by name, from a table beside the checkout."""
+
+    def read(name):
+        path = shared_path(f"cameras/{name}.camgeom.fits.gz")
+        return CameraGeometry.from_table(Table.read(path))
+
+    return read
+
+
+@pytest.fixture(scope="session")
+def hex_positions():
+    """A regular hexagon of 61 pixels, 5 cm apart, on axes of no special angle."""
+    row, column = np.indices((9, 9)).reshape(2, -1) - 4
+    inside = abs(row - column) <= 4
+    angle = np.deg2rad([10.9 + 120, 10.9])
+    basis = 0.05 * np.column_stack([np.cos(angle), np.sin(angle)])
+    return np.column_stack([row, column])[inside] @ basis
+
+
+@pytest.fixture(scope="session")
+def square_positions():
+    """Two by three modules of 3 x 3 pixels, a third of a pixel between them."""
+    row, column = np.indices((6, 9)).reshape(2, -1)
+    x, y = column + (column // 3) / 3, row + (row // 3) / 3
+    return 0.007 * np.column_stack([x, y])
+
+
+@pytest.fixture(scope="session")
+def ragged_lattice(hex_positions):
+    """Hexagonal lattice in arbitrary pixel order with dents, a hole and a tip.
+
+    The tip is the one pixel of the last row and lies in an odd column: the
+    lattice of stride 2 has a row less than the dense grid of stride 2.
+    """
+    lattice = CameraLattice.from_positions(hex_positions)
+    rows = lattice.cells[:, 0]
+    tip = (rows == 8) & (lattice.cells[:, 1] == 5)
+    kept = np.flatnonzero((rows < 8) | tip)
+    kept = np.setdiff1d(kept, [2, 11, 30])
+    kept = np.random.default_rng(0).permutation(kept)
+    return CameraLattice.from_positions(hex_positions[kept])
+
+
+@pytest.fixture(scope="session")
+def square_lattice(square_positions):
+    """Square lattice without its corners."""
+    return CameraLattice.from_positions(square_positions[1:-1], "square")
+
+
+@pytest.fixture(params=["ragged", "square"])
+def lattice(request):
+    """Small cameras of both kinds of lattice."""
+    return request.getfixturevalue(f"{request.param}_lattice")
+
+
+@pytest.fixture
+def randomize():
+    """Function: give a module random parameters and running statistics.
+
+    As they are initialised, many of them are 0 or 1 and hide a wrong formula.
+    """
+
+    def draw(module, seed=0):
+        generator = torch.Generator().manual_seed(seed)
+        with torch.no_grad():
+            for name, tensor in module.state_dict().items():
+                if name.endswith("running_var"):
+                    tensor.uniform_(0.5, 1.5, generator=generator)
+                elif tensor.is_floating_point():
+                    scale = max(tensor[0].numel(), 4) ** -0.5 if tensor.ndim > 1 else 0.5
+                    tensor.normal_(0, scale, generator=generator)
+        return module
+
+    return draw

@@ -1,0 +1,179 @@
+import json
+from importlib.metadata import version
+
+import numpy as np
+import pytest
+import torch
+from ctapipe.core import run_tool
+
+from ctapipe_gphysnet.checkpoint import read_card, read_model
+
+lightning = pytest.importorskip("lightning", reason="the extra train is not installed")
+
+SMALL = [
+    "--blocks=1",
+    "--TrainTool.channels=4",
+    "--TrainTool.channels=8",
+    "--TrainTool.channels=8",
+    "--TrainTool.head_width=8",
+    "--batch-size=16",
+    "--device=cpu",
+]
+
+pytestmark = pytest.mark.filterwarnings("ignore:::lightning")
+
+
+def train(output, sample_path, *arguments):
+    from ctapipe_gphysnet.tools.train import TrainTool
+
+    return run_tool(
+        TrainTool(),
+        [f"--input={sample_path}", f"--output={output}", *SMALL, *arguments],
+        cwd=output.parent,
+        raises=True,
+    )
+
+
+@pytest.fixture(scope="module")
+def trained(sample_path, tmp_path_factory):
+    output = tmp_path_factory.mktemp("train") / "model.safetensors"
+    train(output, sample_path, "--epochs=4", "--learning-rate=0.01", "--seed=3")
+    return output
+
+
+def test_the_loss_falls(trained):
+    log = next(trained.parent.glob("model.training/log/*/metrics.csv"))
+    table = np.genfromtxt(log, delimiter=",", names=True)
+    losses = table["validation_energy"]
+    losses = losses[np.isfinite(losses)]
+    assert len(losses) == 4
+    assert losses[-1] < 0.8 * losses[0]
+
+
+def test_card_says_how_it_was_trained(trained, sample_path):
+    card = read_card(trained)
+    training = card["training"]
+    assert card["name"] == "model"
+    assert training["inputs"][0]["file"] == sample_path.name
+    assert len(training["inputs"][0]["product_id"]) > 10
+    assert training["options"]["epochs"] == 4
+    assert training["options"]["seed"] == 3
+    assert training["selection"][0]["criterion"] == "TOTAL"
+    assert training["selection"][0]["passed"] > training["selection"][1]["passed"]
+    assert set(training["images_by_primary_id"]) == {"0", "101"}
+    steps = training["n_images"] // 16
+    assert training["image_presentations"] == 4 * 16 * steps
+    assert training["pointing_deg"]["alt"] == pytest.approx([70, 70])
+    assert 0 <= card["validation"]["auc"] <= 1
+    assert (
+        card["software"]["torch"] == torch.__version__.split("+")[0] or card["software"]
+    )
+
+
+def test_model_can_be_read(trained):
+    model = read_model(trained)
+    assert model.network.options.channels == (4, 8, 8)
+    assert all(torch.isfinite(p).all() for p in model.network.parameters())
+
+
+def test_same_seed_same_model(sample_path, tmp_path):
+    outputs = [tmp_path / f"{name}.safetensors" for name in "abc"]
+    for output, seed in zip(outputs, (1, 1, 2)):
+        train(output, sample_path, "--epochs=1", f"--seed={seed}")
+    first, again, other = (read_card(output)["weights_sha256"] for output in outputs)
+    assert first == again
+    assert first != other
+
+
+def test_resume_goes_on_after_the_last_whole_epoch(sample_path, tmp_path, monkeypatch):
+    from ctapipe_gphysnet.training import GammaPhysNetTraining
+
+    output = tmp_path / "model.safetensors"
+    step = GammaPhysNetTraining.training_step
+
+    def die_in_second_epoch(self, batch, index):
+        if self.current_epoch == 1:
+            raise RuntimeError("killed")
+        return step(self, batch, index)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(GammaPhysNetTraining, "training_step", die_in_second_epoch)
+        with pytest.raises(RuntimeError, match="killed"):
+            train(output, sample_path, "--epochs=2")
+    assert not output.exists()
+    with pytest.raises(ValueError, match="epochs is 3, but the training to resume had 2"):
+        train(output, sample_path, "--epochs=3", "--resume")
+    train(output, sample_path, "--epochs=2", "--resume")
+    log = sorted(output.parent.glob("model.training/log/*/metrics.csv"))[-1]
+    epochs = np.genfromtxt(log, delimiter=",", names=True)["epoch"]
+    assert set(epochs[np.isfinite(epochs)]) == {1}
+    assert read_card(output)["training"]["options"]["epochs"] == 2
+
+
+def test_nothing_to_resume(sample_path, tmp_path):
+    with pytest.raises(FileNotFoundError, match="nothing to resume"):
+        train(tmp_path / "model.safetensors", sample_path, "--resume")
+
+
+def test_start_from_another_model(trained, sample_path, tmp_path):
+    output = tmp_path / "more.safetensors"
+    train(output, sample_path, "--epochs=1", f"--initial-model={trained}")
+    start = read_card(output)["training"]["initial_model"]
+    assert start["identity"] == read_model(trained).identity
+    assert start["training"]["options"]["epochs"] == 4
+    with pytest.raises(Exception, match="its network is"):
+        train(
+            tmp_path / "other.safetensors",
+            sample_path,
+            f"--initial-model={trained}",
+            "--attention=none",
+        )
+
+
+def test_single_task(sample_path, tmp_path):
+    output = tmp_path / "energy.safetensors"
+    train(
+        output, sample_path, "--epochs=1", "--TrainTool.tasks=energy", "--attention=none"
+    )
+    assert json.dumps(read_card(output)["tasks"]).count("n_outputs") == 1
+
+
+@pytest.mark.parametrize(
+    ("argument", "message"),
+    [
+        ("--blocks=0", "blocks"),
+        ("--device=abacus", "abacus"),
+        ("--epochs=0", "epochs"),
+        ("--TrainTool.preprocessing=charge=cube", "cube"),
+        ("--input=absent.dl1.h5", "absent.dl1.h5"),
+    ],
+)
+def test_bad_options(sample_path, tmp_path, argument, message):
+    with pytest.raises(Exception, match=message):
+        train(tmp_path / "model.safetensors", sample_path, argument)
+    assert not (tmp_path / "model.safetensors").exists()
+
+
+@pytest.mark.parametrize(
+    ("criterion", "message"),
+    [
+        ("hillas_intensity > 1e9", "no event passes the selection"),
+        ("true_shower_primary_id == 0", "no background events"),
+        ("true_shower_primary_id > 0", "no signal events"),
+        ("colour > 1", "the selection cannot be applied.*colour"),
+    ],
+)
+def test_nothing_to_learn_from(sample_path, tmp_path, criterion, message):
+    config = tmp_path / "selection.json"
+    criteria = {"quality_criteria": [["criterion", criterion]]}
+    config.write_text(json.dumps({"EventSelection": criteria}))
+    with pytest.raises(Exception, match=message):
+        train(tmp_path / "model.safetensors", sample_path, f"--config={config}")
+    assert not (tmp_path / "model.safetensors").exists()
+
+
+def test_output_is_not_overwritten_unasked(trained, sample_path):
+    before = trained.read_bytes()
+    with pytest.raises(Exception, match="exists"):
+        train(trained, sample_path)
+    assert trained.read_bytes() == before
