@@ -2,7 +2,7 @@
 
 import subprocess
 import time
-from datetime import datetime, timezone
+from datetime import UTC, datetime
 from importlib.metadata import version
 from pathlib import Path
 
@@ -273,7 +273,7 @@ class TrainTool(Tool):
         return {
             "name": self.model_name or self.output.stem,
             "description": self.model_description,
-            "created": datetime.now(timezone.utc).isoformat(timespec="seconds"),
+            "created": datetime.now(UTC).isoformat(timespec="seconds"),
             "training": {
                 "inputs": [_identity(path) for path in self.inputs],
                 "regression_inputs": [_identity(path) for path in self.regression_inputs],
