@@ -304,11 +304,8 @@ class GammaPhysNetReconstructor(Reconstructor):
         The keys have the prefix in them and the values are the same for all
         telescopes, so that tables can be joined without conflicts.
         """
-        models = [
-            predictor.model
-            for predictor in self._predictors
-            if product.task in predictor.model.network.options.tasks
-        ]
+        used = [a.predictor for a in self._assignments.values() if product in a.products]
+        models = [p.model for p in self._predictors if p in used]
         return {
             f"{product.prefix}_model": ", ".join(model.name for model in models),
             f"{product.prefix}_model_sha256": ", ".join(m.identity for m in models),

@@ -445,6 +445,14 @@ def test_two_models_for_two_types(make, model_path, subarray, tmp_path):
     assert geometry.meta["GammaPhysNetGeometry_model"] == "small"
 
 
+def test_a_model_that_fits_nothing_is_not_named(make, model_path, subarray, tmp_path):
+    other = make_model(tmp_path / "other.safetensors", subarray.tel[7])
+    event = make_event([1])
+    make(subarray.select_subarray([1]), models=[other, model_path])(event)
+    energy = result(event.dl2.tel[1], "GammaPhysNetEnergy")
+    assert energy.meta["GammaPhysNetEnergy_model"] == "small"
+
+
 def test_model_without_direction(make, lst_telescope, tmp_path):
     path = make_model(
         tmp_path / "two.safetensors", lst_telescope, tasks=("energy", "particle_type")
