@@ -2,9 +2,10 @@
 
     python benchmarks/resolution.py gamma.dl2.h5 proton.dl2.h5
 
-Telescope-wise results. Angular resolution: 68 % quantile of the angular
-distance (pyirf). Energy resolution: 68 % quantile of the absolute relative
-error. Uncertainties: standard deviation over 200 bootstrap samples.
+Needs the newest of the versions of ctapipe that wrote the files. Telescope-wise
+results. Angular resolution: 68 % quantile of the angular distance (pyirf). Energy
+resolution: 68 % quantile of the absolute relative error. Uncertainties: standard
+deviation over 200 bootstrap samples.
 """
 
 import argparse
