@@ -12,7 +12,6 @@ import argparse
 
 import astropy.units as u
 import numpy as np
-from astropy.table import vstack
 from ctapipe.io import TableLoader
 from pyirf.utils import calculate_theta
 from sklearn.metrics import roc_auc_score
@@ -23,17 +22,12 @@ MAX_LEAKAGE = 0.2
 N_BOOTSTRAP = 200
 
 
-def read(paths):
-    """Telescope-wise DL1 parameters, DL2 and truth of several files."""
-    tables = []
-    for path in paths:
-        with TableLoader(path) as loader:
-            tables.append(
-                loader.read_telescope_events(
-                    dl1_images=False, dl1_parameters=True, dl2=True, simulated=True
-                )
-            )
-    return vstack(tables, metadata_conflicts="silent")
+def read(path):
+    """Telescope-wise DL1 parameters, DL2 and truth of a file."""
+    with TableLoader(path) as loader:
+        return loader.read_telescope_events(
+            dl1_images=False, dl1_parameters=True, dl2=True, simulated=True
+        )
 
 
 def bootstrap(function, *arrays):
@@ -125,15 +119,11 @@ def main():
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("gamma", help="DL2 file of simulated gamma rays")
     parser.add_argument("proton", help="DL2 file of simulated protons")
-    parser.add_argument(
-        "--energetic", action="append", default=[], help="more gammas, not for the AUC"
-    )
     options = parser.parse_args()
-    gamma, proton = read([options.gamma]), read([options.proton])
+    gamma, proton = read(options.gamma), read(options.proton)
     show_auc(gamma, proton)
-    everything = read([options.gamma, *options.energetic]) if options.energetic else gamma
     for minimum in (50, 150):
-        show_resolutions(everything, minimum)
+        show_resolutions(gamma, minimum)
 
 
 if __name__ == "__main__":

@@ -55,7 +55,7 @@ def test_edges_are_ctapipes(shared_camera, name):
 
 @pytest.mark.parametrize("name", SIMTEL)
 def test_edges_are_ctapipes_in_simtel_files(shared_path, name):
-    pytest.importorskip("eventio")
+    pytest.importorskip("eventio", reason="the extra simtel is not installed")
     with EventSource(shared_path(f"simtel/{name}.simtel.zst")) as source:
         cameras = source.subarray.camera_types
     assert {camera.geometry.n_pixels for camera in cameras} == {1855}
