@@ -3,6 +3,7 @@ import pytest
 import torch
 
 from ctapipe_gphysnet.inference import Predictor, select_device
+from ctapipe_gphysnet.network.model import GammaPhysNet, NetworkOptions
 
 
 @pytest.fixture
@@ -20,6 +21,19 @@ def test_predictor_is_the_network_on_prepared_images(small_model, lst_telescope,
     assert set(raw) == set(small_model.network.options.tasks)
     for task, output in raw.items():
         # batches of three, three and one: the last one must not be lost
+        np.testing.assert_allclose(output, expected[task], rtol=1e-4, atol=1e-5)
+
+
+def test_network_without_a_program(small_model, lst_telescope, images):
+    options = NetworkOptions(
+        attention="self", blocks=1, channels=(4, 4), head_width=8, reduction_ratio=2
+    )
+    small_model.network = GammaPhysNet(small_model.network.lattice, options).eval()
+    predictor = Predictor(small_model, device="cpu")
+    prepared = predictor.prepare(*images, predictor.match(lst_telescope))
+    with torch.no_grad():
+        expected = small_model.network(torch.from_numpy(prepared))
+    for task, output in predictor.predict(prepared).items():
         np.testing.assert_allclose(output, expected[task], rtol=1e-4, atol=1e-5)
 
 

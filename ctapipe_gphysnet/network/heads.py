@@ -48,9 +48,13 @@ class MultiTaskHead(nn.Module):
 
     def forward(self, maps):
         """Dict of task to raw outputs (N, n_outputs)."""
-        features = {"class": self.layout.to_pixels(maps).flatten(1)}
+        return self.from_pixels(self.layout.to_pixels(maps))
+
+    def from_pixels(self, maps):
+        """The same, of maps (N, C, P) whatever the layout of the network is."""
+        features = {"class": maps.flatten(1)}
         if "global" in self.hidden:
-            features["global"] = self.hidden["global"](self.layout.mean(maps))
+            features["global"] = self.hidden["global"](maps.mean(dim=-1))
         if "local" in self.hidden:
             features["local"] = self.hidden["local"](features["class"])
         return {

@@ -1,0 +1,304 @@
+"""A trained network as a program for `kernels.run`, exact to its weights.
+
+Batch normalisation is folded into the convolution before it, or becomes the scale and
+shift of an activation; rectification and shortcuts are done on a tile while it is in
+registers.
+"""
+
+from concurrent.futures import ThreadPoolExecutor
+from threading import local
+
+import numpy as np
+import torch
+from torch import nn
+
+from . import kernels
+from .attention import DualAttention
+from .kernels import LANES, OPERATION, TILE
+
+__all__ = ["LatticeProgram"]
+
+CHUNK = 8  # images that a thread takes at once
+SLOTS = ("image", "sum", "activated", "shortcut", "hidden")
+
+
+class LatticeProgram:
+    """Runs a `GammaPhysNet` on the threads of a CPU, in evaluation mode.
+
+    The backbone's weights are copied: a later change of the network is not seen.
+
+    Parameters
+    ----------
+    network : GammaPhysNet
+        See `supports`.
+    dtype : numpy dtype
+        Of the arithmetic: float32, or float64 for a network of that type.
+
+    Raises
+    ------
+    ValueError
+        If there is no program for this network.
+    """
+
+    def __init__(self, network, dtype=np.float32):
+        if not self.supports(network):
+            raise ValueError(
+                f"there is no program for attention {network.options.attention!r}"
+            )
+        compiler = _Compiler(network, np.dtype(dtype))
+        self._head = network.head
+        self._features_shape = compiler.features_shape
+        self._program = np.array(compiler.operations, OPERATION)
+        self._constants = np.concatenate(compiler.constants)
+        self._index = np.concatenate(compiler.tables)
+        self._memory_size = compiler.slot_size * len(SLOTS)
+        self._thread = local()
+
+    @staticmethod
+    def supports(network):
+        """Whether there is a program for a network: any but one of self attention."""
+        return network.options.attention != "self"
+
+    @torch.inference_mode()
+    def __call__(self, images):
+        """Raw outputs of every task.
+
+        Parameters
+        ----------
+        images : Tensor, shape (N, 2, P)
+
+        Returns
+        -------
+        dict of str to Tensor of shape (N, n_outputs)
+        """
+        images = images.contiguous().numpy()
+        features = np.empty((len(images), *self._features_shape), self._constants.dtype)
+        chunks = [slice(i, i + CHUNK) for i in range(0, len(images), CHUNK)]
+        threads = min(torch.get_num_threads(), len(chunks))
+
+        def run(chunk):
+            self._run(images[chunk], features[chunk])
+
+        if threads < 2:
+            for chunk in chunks:
+                run(chunk)
+        else:
+            with ThreadPoolExecutor(threads) as pool:
+                list(pool.map(run, chunks))
+        return self._head.from_pixels(torch.from_numpy(features))
+
+    def _run(self, images, features):
+        if not hasattr(self._thread, "memory"):
+            self._thread.memory = _aligned_zeros(self._memory_size, features.dtype)
+        kernels.run(
+            self._program,
+            self._constants,
+            self._index,
+            self._thread.memory,
+            images,
+            features,
+        )
+
+
+def _aligned_zeros(size, dtype):
+    """Zeros that begin with a cache line, so that no row of LANES floats crosses one."""
+    line = 64
+    raw = np.zeros(size * dtype.itemsize + line, np.uint8)
+    start = -raw.ctypes.data % line
+    return raw[start : start + size * dtype.itemsize].view(dtype)
+
+
+def _padded(channels):
+    """Channels of a map in memory: whole vectors."""
+    return -(-channels // LANES) * LANES
+
+
+def _padded_pixels(lattice):
+    """Pixels of a map in memory: whole tiles."""
+    return -(-lattice.n_pixels // TILE) * TILE
+
+
+def _scale_and_shift(norm):
+    """What batch normalisation does in evaluation mode, in float64."""
+    mean, variance, weight, bias = (
+        tensor.detach().double().numpy()
+        for tensor in (norm.running_mean, norm.running_var, norm.weight, norm.bias)
+    )
+    scale = weight / np.sqrt(variance + norm.eps)
+    return scale, bias - mean * scale
+
+
+class _Compiler:
+    """Operations, constants and neighbour tables of a network's backbone."""
+
+    def __init__(self, network, dtype):
+        self._dtype = dtype
+        self.operations, self.constants, self.tables = [], [], []
+        channels = network.options.channels
+        self._lattices = [network.lattice]
+        while len(self._lattices) < len(channels):
+            self._lattices.append(self._lattices[-1].subsample()[0])
+        # zeros before each map, where the missing neighbour reads
+        self._margin = max(map(_padded, channels))
+        self.slot_size = self._margin + max(
+            _padded_pixels(lattice) * _padded(width)
+            for lattice, width in zip(self._lattices, channels)
+        )
+        self.features_shape = (channels[-1], self._lattices[-1].n_pixels)
+        self._compile(network.backbone)
+
+    def _compile(self, backbone):
+        fine, source = self._lattices[0], "sum"
+        near = self._table(fine.neighbors)
+        self._convolve(backbone.conv, "image", "sum", near, relu=True)
+        stages = zip(self._lattices, backbone.stages, backbone.attentions)
+        for lattice, stage, attention in stages:
+            table = near
+            if lattice is not fine:
+                self._subsample(stage[0], fine)
+                table, source = self._table(fine.subsample()[1]), "activated"
+                near = self._table(lattice.neighbors)
+            for block, following in zip(stage, [*stage[1:], None]):
+                self._block(block, source, table, near, following)
+                table, source = near, "activated"
+            self._attention(attention, lattice.n_pixels)
+            fine = lattice
+        width = _padded(backbone.out_channels)
+        self._normalise(fine.n_pixels, "activated", np.ones(width), np.zeros(width))
+
+    def _subsample(self, block, lattice):
+        """What a block that subsamples does before its first convolution."""
+        table = self._table(lattice.subsample()[1])
+        for norm, target in (
+            (block.shortcut[0][0], "shortcut"),
+            (block.activation1[0], "activated"),
+        ):
+            self._normalise(lattice.n_pixels, target, *_scale_and_shift(norm))
+        self._convolve(block.shortcut[1], "shortcut", "sum", table)
+
+    def _block(self, block, source, table, near, following):
+        """Both convolutions, and the activation that the following block begins with."""
+        folded = _scale_and_shift(block.activation2[0])
+        self._convolve(block.conv1, source, "hidden", table, folded, relu=True)
+        options = {"shortcut": self._place("sum")}
+        if following is not None:
+            norm = _scale_and_shift(following.activation1[0])
+            options["norm"] = self._store(*map(_pad_channels, norm))
+            options["activated"] = self._place("activated")
+        self._convolve(block.conv2, "hidden", "sum", near, **options)
+
+    def _attention(self, attention, pixels):
+        if isinstance(attention, nn.Identity):
+            return
+        options = {}
+        if isinstance(attention, DualAttention):
+            options = self._spatial_gate(attention, pixels)
+            attention = attention.channel
+        squeeze, excite = attention.squeeze, attention.excite
+        width = _padded(squeeze.in_features)
+        self._add(
+            kernels.GATE,
+            pixels=pixels,
+            width=width,
+            source=self._place("sum"),
+            hidden=squeeze.out_features,
+            squeeze=self._store(
+                _pad_channels(_numpy(squeeze.weight), axis=1), _numpy(squeeze.bias)
+            ),
+            excite=self._store(
+                _pad_channels(_numpy(excite.weight)), _pad_channels(_numpy(excite.bias))
+            ),
+            **options,
+        )
+
+    def _spatial_gate(self, attention, pixels):
+        """Its first layer becomes an operation, its second one options of the gate."""
+        table = self._table(np.arange(pixels)[None])
+        folded = _scale_and_shift(attention.norm)
+        self._convolve(attention.reduce, "sum", "hidden", table, folded, relu=True)
+        weight = _pad_channels(_numpy(attention.spatial.weight)[0])
+        return {
+            "spatial": self._place("hidden"),
+            "spatial_width": len(weight),
+            "spatial_weight": self._store(weight, _numpy(attention.spatial.bias)),
+        }
+
+    def _normalise(self, pixels, target, scale, shift):
+        scale, shift = _pad_channels(scale), _pad_channels(shift)
+        self._add(
+            kernels.NORMALISE,
+            pixels=pixels,
+            width=len(scale),
+            source=self._place("sum"),
+            activated=self._place(target),
+            norm=self._store(scale, shift),
+        )
+
+    def _convolve(
+        self, layer, source, target, table, folded=(1.0, 0.0), relu=False, **options
+    ):
+        """Add a convolution; ``folded`` is the scale and shift that follow it."""
+        scale, shift = (np.reshape(values, -1) for values in folded)
+        weight = _numpy(layer.weight).reshape(*layer.weight.shape[:2], -1)
+        bias = 0.0 if layer.bias is None else _numpy(layer.bias)
+        weight = _pad_channels(weight * scale[:, None, None])
+        if source != "image":
+            weight = _pad_channels(weight, axis=1)
+        width, channels, taps = weight.shape
+        panels = weight.reshape(width // LANES, LANES, channels, taps)
+        place, pixels = table
+        self._add(
+            kernels.CONVOLVE,
+            pixels=pixels,
+            channels=channels,
+            width=width,
+            source=self._place(source),
+            target=self._place(target),
+            index=place,
+            taps=taps,
+            weight=self._store(panels.transpose(0, 3, 2, 1)),
+            bias=self._store(
+                _pad_channels(
+                    np.broadcast_to(bias * scale + shift, layer.weight.shape[0])
+                )
+            ),
+            relu=int(relu),
+            **options,
+        )
+
+    def _add(self, kind, **fields):
+        fields = {name: -1 for name in OPERATION.names} | {"kind": kind} | fields
+        self.operations.append(tuple(fields[name] for name in OPERATION.names))
+
+    def _place(self, slot):
+        """Where the map of a slot begins in the working memory."""
+        return SLOTS.index(slot) * self.slot_size + self._margin
+
+    def _store(self, *arrays):
+        """Put arrays one behind the other among the constants; returns their place."""
+        place = sum(map(len, self.constants))
+        values = np.concatenate([np.ravel(array) for array in arrays])
+        self.constants.append(_pad_channels(values).astype(self._dtype))
+        return place
+
+    def _table(self, neighbors):
+        """Store neighbours (K, P) tile by tile; returns their place, and P."""
+        place = sum(map(len, self.tables))
+        taps, pixels = neighbors.shape
+        missing = -pixels % TILE
+        tiles = np.pad(neighbors, ((0, 0), (0, missing)), constant_values=-1)
+        tiles = tiles.reshape(taps, -1, TILE).transpose(1, 0, 2)
+        self.tables.append(tiles.astype(np.int32).ravel())
+        return place, pixels
+
+
+def _numpy(parameter):
+    return parameter.detach().double().numpy()
+
+
+def _pad_channels(values, axis=0):
+    """Zeros behind the channels, to whole vectors."""
+    values = np.asarray(values)
+    padding = [(0, 0)] * values.ndim
+    padding[axis] = (0, -values.shape[axis] % LANES)
+    return np.pad(values, padding)
