@@ -11,20 +11,18 @@ numba compiles it for the CPU at hand. The tile is written in LLVM's vectors, fo
 compiler does not find it in loops.
 """
 
-import math
-
 import numpy as np
 from llvmlite import ir
 from numba import njit, types
 from numba.core import cgutils
 from numba.extending import intrinsic
 
-__all__ = ["CONVOLVE", "GATE", "LANES", "NORMALISE", "OPERATION", "TILE", "run"]
+__all__ = ["CONVOLVE", "GATE", "LANES", "OPERATION", "TILE", "run"]
 
 TILE = 6  # pixels; with LANES channels they fill the sixteen registers of AVX2
 LANES = 16  # channels
 
-CONVOLVE, NORMALISE, GATE = range(3)
+CONVOLVE, GATE = range(2)
 
 # One step of a program. ``source``, ``target``, ``shortcut``, ``activated`` and
 # ``spatial`` are places in the working memory; ``weight``, ``bias``, ``norm`` and the
@@ -46,7 +44,6 @@ OPERATION = np.dtype(
             "bias",
             "shortcut",  # what is added
             "relu",
-            # CONVOLVE and NORMALISE
             "norm",  # scale, then shift
             "activated",  # where the scaled, shifted and rectified target goes
             # GATE
@@ -173,20 +170,20 @@ class _Vectors:
 
 @njit(nogil=True, cache=True)
 def _convolve(op, memory, constants, index):
-    for tile in range((op.pixels + TILE - 1) // TILE):
-        neighbors = op.index + tile * op.taps * TILE
-        for panel in range(op.width // LANES):
-            lane = panel * LANES
+    # the weights of a panel stay in the nearest cache while the tiles pass
+    for lane in range(0, op.width, LANES):
+        weight = op.weight + lane * op.taps * op.channels
+        for tile in range((op.pixels + TILE - 1) // TILE):
             place = tile * TILE * op.width + lane
             _convolve_tile(
                 memory,
                 constants,
                 index,
-                neighbors,
+                op.index + tile * op.taps * TILE,
                 op.source,
                 op.channels,
                 op.taps,
-                op.weight + panel * op.taps * op.channels * LANES,
+                weight,
                 op.bias + lane,
                 op.target + place,
                 op.width,
@@ -197,49 +194,46 @@ def _convolve(op, memory, constants, index):
             )
 
 
-@njit(nogil=True, cache=True)
-def _normalise(op, memory, constants):
-    scale = constants[op.norm : op.norm + op.width]
-    shift = constants[op.norm + op.width : op.norm + 2 * op.width]
-    for pixel in range(op.pixels):
-        source = op.source + pixel * op.width
-        target = op.activated + pixel * op.width
-        for channel in range(op.width):
-            value = memory[source + channel] * scale[channel] + shift[channel]
-            memory[target + channel] = 0 if value < 0 else value
-
-
-@njit(nogil=True, cache=True)
+# sums may be taken in any order, for only then they are taken in vectors
+@njit(nogil=True, cache=True, fastmath={"reassoc", "contract"})
 def _gate(op, memory, constants):
     """Squeeze-excitation, and the spatial gate of dual attention, in place."""
-    width = op.width
-    mean = np.zeros(width, memory.dtype)
+    maps = memory[op.source : op.source + op.pixels * op.width]
+    maps = maps.reshape((op.pixels, op.width))
+    mean = np.zeros(op.width, memory.dtype)
     for pixel in range(op.pixels):
-        for channel in range(width):
-            mean[channel] += memory[op.source + pixel * width + channel]
+        for channel in range(op.width):
+            mean[channel] += maps[pixel, channel]
     mean /= op.pixels
-    hidden = np.zeros(op.hidden, memory.dtype)
-    for neuron in range(op.hidden):
-        value = constants[op.squeeze + op.hidden * width + neuron]
-        for channel in range(width):
-            value += constants[op.squeeze + neuron * width + channel] * mean[channel]
-        hidden[neuron] = max(value, 0)
-    gate = np.zeros(width, memory.dtype)
-    for channel in range(width):
-        value = constants[op.excite + width * op.hidden + channel]
-        for neuron in range(op.hidden):
-            value += constants[op.excite + channel * op.hidden + neuron] * hidden[neuron]
-        gate[channel] = 1 / (1 + math.exp(-value))
-    for pixel in range(op.pixels):
-        factor = memory.dtype.type(1)
-        if op.spatial >= 0:
-            value = constants[op.spatial_weight + op.spatial_width]
+    hidden = _linear(constants, op.squeeze, mean, op.hidden)
+    gate = _sigmoid(_linear(constants, op.excite, np.maximum(hidden, 0), op.width))
+    factor = np.ones(op.pixels, memory.dtype)
+    if op.spatial >= 0:
+        weight = constants[op.spatial_weight : op.spatial_weight + op.spatial_width + 1]
+        for pixel in range(op.pixels):
             place = op.spatial + pixel * op.spatial_width
+            value = weight[op.spatial_width]
             for channel in range(op.spatial_width):
-                value += constants[op.spatial_weight + channel] * memory[place + channel]
-            factor += 1 / (1 + math.exp(-value))
-        for channel in range(width):
-            memory[op.source + pixel * width + channel] *= gate[channel] * factor
+                value += weight[channel] * memory[place + channel]
+            factor[pixel] = value
+        factor = 1 + _sigmoid(factor)
+    for pixel in range(op.pixels):
+        for channel in range(op.width):
+            maps[pixel, channel] *= gate[channel] * factor[pixel]
+
+
+@njit(nogil=True, cache=True)
+def _linear(constants, place, values, width):
+    """A linear layer whose weights, then biases, stand at a place."""
+    size = len(values)
+    weight = constants[place : place + width * size].reshape((width, size))
+    bias = constants[place + width * size : place + width * (size + 1)]
+    return np.dot(weight, values) + bias
+
+
+@njit(nogil=True, cache=True)
+def _sigmoid(values):
+    return 1 / (1 + np.exp(-values))
 
 
 @njit(nogil=True, cache=True)
@@ -274,8 +268,6 @@ def run(program, constants, index, memory, images, features):
             op = program[step]
             if op.kind == CONVOLVE:
                 _convolve(op, memory, constants, index)
-            elif op.kind == NORMALISE:
-                _normalise(op, memory, constants)
             else:
                 _gate(op, memory, constants)
         for channel in range(features.shape[1]):

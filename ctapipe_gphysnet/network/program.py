@@ -224,14 +224,19 @@ class _Compiler:
         }
 
     def _normalise(self, pixels, target, scale, shift):
+        """Add an activation alone: a convolution without taps, on its shortcut."""
         scale, shift = _pad_channels(scale), _pad_channels(shift)
         self._add(
-            kernels.NORMALISE,
+            kernels.CONVOLVE,
             pixels=pixels,
             width=len(scale),
-            source=self._place("sum"),
-            activated=self._place(target),
+            target=self._place("sum"),
+            taps=0,
+            bias=self._store(np.zeros(len(scale))),
+            shortcut=self._place("sum"),
+            relu=0,
             norm=self._store(scale, shift),
+            activated=self._place(target),
         )
 
     def _convolve(
