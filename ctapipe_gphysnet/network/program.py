@@ -6,6 +6,7 @@ registers.
 """
 
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
 from threading import local
 
 import numpy as np
@@ -14,12 +15,18 @@ from torch import nn
 
 from . import kernels
 from .attention import DualAttention
-from .kernels import LANES, OPERATION, TILE
+from .kernels import LANES, N_POINTS, OPERATION, PATCH, POINTS, TILE
 
 __all__ = ["LatticeProgram"]
 
 CHUNK = 8  # images that a thread takes at once
-SLOTS = ("image", "sum", "activated", "shortcut", "hidden")
+SLOTS = ("image", "sum", "activated", "shortcut", "hidden", "points", "products")
+# The kernel at the points of Winograd's convolutions F(2, 3) and F(4, 3), Lavin and
+# Gray 2016, https://arxiv.org/abs/1509.09308; the kernels have the other parts.
+KERNEL_OF_TWO = np.array([[1, 0, 0], [0.5, 0.5, 0.5], [0.5, -0.5, 0.5], [0, 0, 1]])
+KERNEL_OF_FOUR = np.array(
+    [[6, 0, 0], [-4, -4, -4], [-4, 4, -4], [1, 2, 4], [1, -2, 4], [0, 0, 24]]
+) / np.array(24)
 
 
 class LatticeProgram:
@@ -141,7 +148,8 @@ class _Compiler:
         # zeros before each map, where the missing neighbour reads
         self._margin = max(map(_padded, channels))
         self.slot_size = self._margin + max(
-            _padded_pixels(lattice) * _padded(width)
+            # and a row for what is off the camera
+            max(_padded_pixels(lattice) + 1, TILE * N_POINTS) * _padded(width)
             for lattice, width in zip(self._lattices, channels)
         )
         self.features_shape = (channels[-1], self._lattices[-1].n_pixels)
@@ -149,26 +157,25 @@ class _Compiler:
 
     def _compile(self, backbone):
         fine, source = self._lattices[0], "sum"
-        near = self._table(fine.neighbors)
+        near = self._neighbors(fine.neighbors)
         self._convolve(backbone.conv, "image", "sum", near, relu=True)
         stages = zip(self._lattices, backbone.stages, backbone.attentions)
         for lattice, stage, attention in stages:
-            table = near
+            first = near = self._patches(lattice)
             if lattice is not fine:
-                self._subsample(stage[0], fine)
-                table, source = self._table(fine.subsample()[1]), "activated"
-                near = self._table(lattice.neighbors)
+                first = self._neighbors(fine.subsample()[1])
+                self._subsample(stage[0], fine, first)
+                source = "activated"
             for block, following in zip(stage, [*stage[1:], None]):
-                self._block(block, source, table, near, following)
-                table, source = near, "activated"
+                self._block(block, source, first, near, following)
+                first, source = near, "activated"
             self._attention(attention, lattice.n_pixels)
             fine = lattice
         width = _padded(backbone.out_channels)
         self._normalise(fine.n_pixels, "activated", np.ones(width), np.zeros(width))
 
-    def _subsample(self, block, lattice):
+    def _subsample(self, block, lattice, table):
         """What a block that subsamples does before its first convolution."""
-        table = self._table(lattice.subsample()[1])
         for norm, target in (
             (block.shortcut[0][0], "shortcut"),
             (block.activation1[0], "activated"),
@@ -197,7 +204,7 @@ class _Compiler:
         squeeze, excite = attention.squeeze, attention.excite
         width = _padded(squeeze.in_features)
         self._add(
-            kernels.GATE,
+            kind=kernels.GATE,
             pixels=pixels,
             width=width,
             source=self._place("sum"),
@@ -213,7 +220,7 @@ class _Compiler:
 
     def _spatial_gate(self, attention, pixels):
         """Its first layer becomes an operation, its second one options of the gate."""
-        table = self._table(np.arange(pixels)[None])
+        table = self._neighbors(np.arange(pixels)[None])
         folded = _scale_and_shift(attention.norm)
         self._convolve(attention.reduce, "sum", "hidden", table, folded, relu=True)
         weight = _pad_channels(_numpy(attention.spatial.weight)[0])
@@ -227,7 +234,7 @@ class _Compiler:
         """Add an activation alone: a convolution without taps, on its shortcut."""
         scale, shift = _pad_channels(scale), _pad_channels(shift)
         self._add(
-            kernels.CONVOLVE,
+            kind=kernels.CONVOLVE,
             pixels=pixels,
             width=len(scale),
             target=self._place("sum"),
@@ -246,33 +253,29 @@ class _Compiler:
         scale, shift = (np.reshape(values, -1) for values in folded)
         weight = _numpy(layer.weight).reshape(*layer.weight.shape[:2], -1)
         bias = 0.0 if layer.bias is None else _numpy(layer.bias)
+        bias = np.broadcast_to(bias * scale + shift, len(weight))
         weight = _pad_channels(weight * scale[:, None, None])
         if source != "image":
             weight = _pad_channels(weight, axis=1)
-        width, channels, taps = weight.shape
-        panels = weight.reshape(width // LANES, LANES, channels, taps)
-        place, pixels = table
+        weight = table.prepare(weight)
+        width, channels, n_parts = weight.shape
+        panels = weight.reshape(width // LANES, LANES, channels, n_parts)
         self._add(
-            kernels.CONVOLVE,
-            pixels=pixels,
             channels=channels,
             width=width,
             source=self._place(source),
             target=self._place(target),
-            index=place,
-            taps=taps,
-            weight=self._store(panels.transpose(0, 3, 2, 1)),
-            bias=self._store(
-                _pad_channels(
-                    np.broadcast_to(bias * scale + shift, layer.weight.shape[0])
-                )
-            ),
+            weight=self._store(panels.transpose(table.weight_order)),
+            bias=self._store(_pad_channels(bias)),
             relu=int(relu),
+            points=self._place("points"),
+            products=self._place("products"),
+            **table.fields,
             **options,
         )
 
-    def _add(self, kind, **fields):
-        fields = {name: -1 for name in OPERATION.names} | {"kind": kind} | fields
+    def _add(self, **fields):
+        fields = {name: -1 for name in OPERATION.names} | fields
         self.operations.append(tuple(fields[name] for name in OPERATION.names))
 
     def _place(self, slot):
@@ -286,15 +289,123 @@ class _Compiler:
         self.constants.append(_pad_channels(values).astype(self._dtype))
         return place
 
-    def _table(self, neighbors):
-        """Store neighbours (K, P) tile by tile; returns their place, and P."""
-        place = sum(map(len, self.tables))
+    def _neighbors(self, neighbors):
+        """Store neighbours (K, P)."""
         taps, pixels = neighbors.shape
         missing = -pixels % TILE
         tiles = np.pad(neighbors, ((0, 0), (0, missing)), constant_values=-1)
-        tiles = tiles.reshape(taps, -1, TILE).transpose(1, 0, 2)
-        self.tables.append(tiles.astype(np.int32).ravel())
-        return place, pixels
+        place = self._store_table(tiles.reshape(taps, -1, TILE).transpose(1, 0, 2))
+        return _Neighbors(pixels, taps, place)
+
+    def _patches(self, lattice):
+        """Store the patches that cover a lattice."""
+        turned, inputs, outputs = min(
+            (_cover(lattice, turned, start) for turned in (0, 1) for start in (0, 1)),
+            key=lambda cover: len(cover[1]),
+        )
+        missing = ((0, -len(inputs) % TILE), (0, 0))
+        outputs[outputs < 0] = off_camera = _padded_pixels(lattice)
+        inputs = np.pad(inputs, missing, constant_values=-1)
+        outputs = np.pad(outputs, missing, constant_values=off_camera)
+        place = self._store_table(np.concatenate([inputs.ravel(), outputs.ravel()]))
+        return _Patches(lattice.kernel, bool(turned), len(inputs), place)
+
+    def _store_table(self, values):
+        place = sum(map(len, self.tables))
+        self.tables.append(values.astype(np.int32).ravel())
+        return place
+
+
+@dataclass(frozen=True)
+class _Neighbors:
+    """Neighbours of every pixel, tile by tile, at a place of the tables."""
+
+    pixels: int
+    taps: int
+    place: int
+
+    # [panel][tap][channel][lane] of (panel, lane, channel, tap)
+    weight_order = (0, 3, 2, 1)
+
+    @property
+    def fields(self):
+        return {
+            "kind": kernels.CONVOLVE,
+            "pixels": self.pixels,
+            "taps": self.taps,
+            "index": self.place,
+        }
+
+    def prepare(self, weight):
+        """Weights (out, in, tap) as they are."""
+        return weight
+
+
+@dataclass(frozen=True)
+class _Patches:
+    """Inputs and outputs of Winograd's patches, at a place of the tables.
+
+    ``turned`` patches have their four pixels along the rows of the lattice's grid, not
+    along its columns.
+    """
+
+    kernel: np.ndarray
+    turned: bool
+    number: int
+    place: int
+
+    # [point][panel][channel][lane] of (panel, lane, channel, point)
+    weight_order = (3, 0, 2, 1)
+
+    @property
+    def fields(self):
+        return {
+            "kind": kernels.WINOGRAD,
+            "patches": self.number,
+            "index": self.place,
+        }
+
+    def prepare(self, weight):
+        """Weights (out, in, tap) at the points of the products, (out, in, point)."""
+        grid = np.zeros((*weight.shape[:2], 3, 3))
+        grid[..., self.kernel] = weight
+        if self.turned:
+            grid = grid.swapaxes(-1, -2)
+        return (KERNEL_OF_TWO @ grid @ KERNEL_OF_FOUR.T).reshape(*weight.shape[:2], -1)
+
+
+def _cover(lattice, turned, start):
+    """Patches that cover a lattice.
+
+    Parameters
+    ----------
+    lattice : CameraLattice
+    turned : bool
+        See `_Patches`.
+    start : int
+        The first row of the grid is the first one (0) or the second one of a patch.
+
+    Returns
+    -------
+    turned : bool
+    inputs, outputs : ndarray of int, shape (n, N_POINTS) and (n, N_PATCH)
+        Pixels, -1 off the camera.
+    """
+    height, length = PATCH
+    margin = 1 + max(PATCH)  # so that every patch and its surroundings are in the grid
+    grid = np.pad(lattice.index_matrix, margin, constant_values=-1)
+    if turned:
+        grid = grid.T
+    inputs, outputs = [], []
+    for row in range(margin - start, len(grid) - margin, height):
+        filled = np.flatnonzero((grid[row : row + height] >= 0).any(axis=0))
+        while len(filled):
+            column = filled[0]
+            filled = filled[filled >= column + length]
+            near = grid[row - 1 :, column - 1 :][: POINTS[0], : POINTS[1]]
+            inputs.append(near.ravel())
+            outputs.append(near[1:-1, 1:-1].ravel())
+    return turned, np.array(inputs), np.array(outputs)
 
 
 def _numpy(parameter):
