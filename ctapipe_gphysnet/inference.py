@@ -47,7 +47,7 @@ class Predictor:
     """Runs a model on images, in the fastest way that is exact to its weights.
 
     On a CPU in float32 that is a `LatticeProgram`, where the network has one; else it is
-    the network on the dense grid, which is compiled on a GPU.
+    the network on the dense grid.
 
     Parameters
     ----------
@@ -77,11 +77,10 @@ class Predictor:
 
     def _make_engine(self, network):
         """What turns a tensor of images into a dict of raw outputs."""
-        on_cpu = self.device.type == "cpu"
-        if on_cpu and self.precision == "float32" and LatticeProgram.supports(network):
+        exact = self.precision == "float32" and self.device.type == "cpu"
+        if exact and LatticeProgram.supports(network):
             return LatticeProgram(network)
-        network = network.to(self.device)
-        return network if on_cpu else torch.compile(network, dynamic=True)
+        return network.to(self.device)
 
     @classmethod
     def from_file(cls, path, **options):

@@ -70,6 +70,19 @@ def test_bfloat16_is_close(small_model, lst_telescope, images):
     np.testing.assert_allclose(*results, atol=0.05)
 
 
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device")
+@pytest.mark.parametrize("precision", ["float32", "bfloat16"])
+def test_cuda_is_close_to_the_cpu(small_model, lst_telescope, images, precision):
+    raw = []
+    for options in ({"device": "cpu"}, {"device": "cuda", "precision": precision}):
+        predictor = Predictor(small_model, batch_size=3, **options)
+        prepared = predictor.prepare(*images, predictor.match(lst_telescope))
+        raw.append(predictor.predict(prepared))
+    for task, output in raw[0].items():
+        tolerance = {"float32": 1e-3, "bfloat16": 0.05}[precision]
+        np.testing.assert_allclose(raw[1][task], output, atol=tolerance)
+
+
 def test_wrong_number_of_pixels(small_model, lst_telescope):
     predictor = Predictor(small_model, device="cpu")
     with pytest.raises(ValueError, match="images have 10 pixels, the camera 1855"):

@@ -302,22 +302,22 @@ class _Vectors:
                 value = self.multiply_add(value, weights, builder.load(total))
                 builder.store(value, total)
 
-    # Winograd's convolutions F(2, 3) and F(4, 3), Lavin and Gray 2016,
-    # https://arxiv.org/abs/1509.09308; `kernel_points` is the third part.
+    # Parts of Winograd's convolutions F(2, 3), down a column, and F(4, 3), along a row.
+    # The kernel's part is in `program`.
 
-    def input_of_two(self, i, x, *place):
-        """Point ``i`` of four, of the inputs that a function gives."""
+    def input_of_two(self, i, x, column):
+        """Point ``i`` of four; ``x(row, column)`` gives the inputs."""
         if i == 1:
-            return self.builder.fadd(x(1, *place), x(2, *place))
+            return self.builder.fadd(x(1, column), x(2, column))
         first, second = {0: (0, 2), 2: (2, 1), 3: (1, 3)}[i]
-        return self.builder.fsub(x(first, *place), x(second, *place))
+        return self.builder.fsub(x(first, column), x(second, column))
 
-    def output_of_two(self, i, m, *place):
-        """Output ``i`` of two, of the products that a function gives."""
+    def output_of_two(self, i, m, column):
+        """Output ``i`` of two; ``m(row, column)`` gives the products."""
         add, subtract = self.builder.fadd, self.builder.fsub
         if i == 0:
-            return add(add(m(0, *place), m(1, *place)), m(2, *place))
-        return subtract(subtract(m(1, *place), m(2, *place)), m(3, *place))
+            return add(add(m(0, column), m(1, column)), m(2, column))
+        return subtract(subtract(m(1, column), m(2, column)), m(3, column))
 
     def inputs_of_four(self, x):
         add, subtract = self.builder.fadd, self.builder.fsub

@@ -1,8 +1,7 @@
 """A trained network as a program for `kernels.run`, exact to its weights.
 
 Batch normalisation is folded into the convolution before it, or becomes the scale and
-shift of an activation; rectification and shortcuts are done on a tile while it is in
-registers.
+shift of an activation; shortcuts and rectification are done while a sum is in registers.
 """
 
 from concurrent.futures import ThreadPoolExecutor
@@ -19,7 +18,7 @@ from .kernels import LANES, N_POINTS, OPERATION, PATCH, POINTS, TILE
 
 __all__ = ["LatticeProgram"]
 
-CHUNK = 8  # images that a thread takes at once
+CHUNK = 2  # images that a thread takes at once
 SLOTS = ("image", "sum", "activated", "shortcut", "hidden", "points", "products")
 # The kernel at the points of Winograd's convolutions F(2, 3) and F(4, 3), Lavin and
 # Gray 2016, https://arxiv.org/abs/1509.09308; the kernels have the other parts.
