@@ -13,11 +13,13 @@ PACKAGE ?= --editable .
 DEMO_OUTPUT ?= build/demo
 # More arguments for pytest, for example PYTEST_ARGS="-m slow".
 PYTEST_ARGS ?=
+# More arguments for the benchmark, for example BENCHMARK_ARGS="--events 1000000".
+BENCHMARK_ARGS ?=
 
 BIN := $(VENV)/bin
 CONSTRAINTS := $(VENV)/constraints.txt
 
-.PHONY: help demo test lint format docs wheel clean
+.PHONY: help demo test benchmark lint format docs wheel clean
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
 # pip must not run twice at the same time in one environment
@@ -38,6 +40,9 @@ demo: $(VENV)/.with-report,simtel  ## reconstruct the sample events, make a tabl
 
 test: $(VENV)/.with-test  ## run the tests
 	$(BIN)/python -m pytest $(PYTEST_ARGS)
+
+benchmark: $(VENV)/.with-train,benchmark  ## measure speed against the peers, in build/benchmark.ecsv
+	$(BIN)/python benchmarks/speed.py $(BENCHMARK_ARGS)
 
 lint: $(VENV)/.with-dev  ## check the style
 	$(BIN)/ruff check .

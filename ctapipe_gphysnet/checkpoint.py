@@ -7,8 +7,6 @@ it was trained. Reading the file runs no code from it.
 
 import hashlib
 import json
-import os
-import tempfile
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
@@ -16,11 +14,19 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 
 from .camera import CameraLayout
+from .files import replaced_when_whole
 from .network.model import GammaPhysNet, NetworkOptions
 from .preprocessing import Preprocessing
 from .tasks import TASKS
 
-__all__ = ["Model", "ModelFileError", "read_card", "read_model", "write_model"]
+__all__ = [
+    "Model",
+    "ModelFileError",
+    "card_identity",
+    "read_card",
+    "read_model",
+    "write_model",
+]
 
 FORMAT = "ctapipe_gphysnet model"
 FORMAT_VERSION = 1
@@ -70,7 +76,6 @@ def write_model(path, model):
         Usually ending in ``.safetensors``.
     model : Model
     """
-    path = Path(path)
     tensors = {
         name: tensor.detach().cpu().contiguous()
         for name, tensor in model.network.state_dict().items()
@@ -86,15 +91,8 @@ def write_model(path, model):
         "weights_sha256": _weights_digest(tensors),
     }
     header = {HEADER_KEY: json.dumps(card, sort_keys=True, allow_nan=False)}
-    handle, aside = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
-    os.close(handle)
-    try:
+    with replaced_when_whole(path) as aside:
         save_file(tensors, aside, metadata=header)
-        os.chmod(aside, 0o644)  # mkstemp makes it private
-        os.replace(aside, path)
-    except BaseException:
-        os.unlink(aside)
-        raise
 
 
 def read_card(path):
@@ -153,7 +151,7 @@ def read_model(path, backend="dense"):
         camera=camera,
         preprocessing=preprocessing,
         information=card,
-        identity=_card_digest(card),
+        identity=card_identity(card),
     )
 
 
@@ -220,5 +218,6 @@ def _weights_digest(tensors):
     return digest.hexdigest()
 
 
-def _card_digest(card):
+def card_identity(card):
+    """What tells one model from another: the SHA-256 of its card."""
     return hashlib.sha256(json.dumps(card, sort_keys=True).encode()).hexdigest()

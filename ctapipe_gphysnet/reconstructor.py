@@ -4,163 +4,20 @@ ctapipe imports this module whenever it looks for its plugins, so torch is
 imported only when a reconstructor is made.
 """
 
-from dataclasses import dataclass
-from functools import cached_property
-from types import SimpleNamespace
-
 import astropy.units as u
 import numpy as np
-from ctapipe.containers import (
-    ImageParametersContainer,
-    ParticleClassificationContainer,
-    ReconstructedContainer,
-    ReconstructedEnergyContainer,
-    ReconstructedGeometryContainer,
-)
-from ctapipe.core import Provenance, QualityQuery, ToolConfigurationError
-from ctapipe.core.traits import CaselessStrEnum, List, Unicode
-from ctapipe.reco.reconstructor import ReconstructionProperty, Reconstructor
-from ctapipe.reco.stereo_combination import StereoMeanCombiner
+from ctapipe.containers import ImageParametersContainer
+from ctapipe.core import ToolConfigurationError
+from ctapipe.core.traits import CaselessStrEnum, Int, List, Unicode
+from ctapipe.reco.reconstructor import Reconstructor
 
-from .camera import CameraMatch, CameraMismatch
-from .lattice import LatticeError
-from .resources import DEFAULT_MODEL, find_model
-from .tasks import TASKS
+from .assignment import assign_models, read_predictors, table_meta
+from .combination import WEIGHTS, ProductCombiner
+from .products import PRODUCTS, physical_columns
+from .quality import GammaPhysNetQualityQuery
+from .resources import DEFAULT_MODEL
 
-__all__ = [
-    "PRODUCTS",
-    "GammaPhysNetQualityQuery",
-    "GammaPhysNetReconstructor",
-    "Product",
-    "physical_columns",
-]
-
-# The third kind of weight had another name up to ctapipe 0.29. Options of
-# this package have the new name in every version.
-WEIGHTS = {
-    name.replace("konrad", "aspect-weighted-intensity"): name
-    for name in StereoMeanCombiner.class_traits()["weights"].values
-}
-
-
-@dataclass(frozen=True)
-class Product:
-    """One kind of DL2 table that the network fills.
-
-    Attributes
-    ----------
-    task : str
-        Task of the network behind it, a key of `ctapipe_gphysnet.tasks.TASKS`.
-    prefix : str
-        Name of the table and prefix of its columns. Each product has its own,
-        for `ctapipe.io.TableLoader` puts the columns of all of them in one table.
-    property : ReconstructionProperty
-    container : type
-        What holds a row.
-    slot : str
-        Name of the field of `ReconstructedContainer` that holds the container.
-    """
-
-    task: str
-    prefix: str
-    property: ReconstructionProperty
-    container: type
-    slot: str
-
-    @cached_property
-    def nothing(self):
-        """Column values of a row without a result."""
-        empty = self.container()
-        return {name: getattr(empty, name) for name in _COLUMNS[self.task]}
-
-
-_COLUMNS = {
-    "energy": ("energy",),
-    "direction": ("alt", "az"),
-    "particle_type": ("prediction",),
-}
-
-PRODUCTS = (
-    Product(
-        "energy",
-        "GammaPhysNetEnergy",
-        ReconstructionProperty.ENERGY,
-        ReconstructedEnergyContainer,
-        "energy",
-    ),
-    Product(
-        "direction",
-        "GammaPhysNetGeometry",
-        ReconstructionProperty.GEOMETRY,
-        ReconstructedGeometryContainer,
-        "geometry",
-    ),
-    Product(
-        "particle_type",
-        "GammaPhysNetClassifier",
-        ReconstructionProperty.PARTICLE_TYPE,
-        ParticleClassificationContainer,
-        # renamed in ctapipe 0.29
-        "particle_type"
-        if "particle_type" in ReconstructedContainer.fields
-        else "classification",
-    ),
-)
-
-
-def physical_columns(raw, angle_scale, pointing_alt, pointing_az):
-    """DL2 columns of raw outputs, for telescope events.
-
-    Parameters
-    ----------
-    raw : dict of str to ndarray, shape (N, n_outputs)
-        As `ctapipe_gphysnet.inference.Predictor.predict` gives it.
-    angle_scale : float or array-like, shape (N,)
-        Of the telescope, see `ctapipe_gphysnet.camera.CameraMatch`.
-    pointing_alt, pointing_az : Quantity, shape (N,) or scalar
-        Pointing of the telescope.
-
-    Returns
-    -------
-    columns : dict of str to dict
-        For every product of the network, by the name of its task: the columns
-        without prefix, arrays or Quantities of shape (N,), and ``is_valid``.
-    """
-    columns = {}
-    if "energy" in raw:
-        columns["energy"] = {"energy": TASKS["energy"].to_energy(raw["energy"])}
-    if "direction" in raw:
-        offset = raw["direction"] * np.reshape(angle_scale, (-1, 1))
-        alt, az = TASKS["direction"].to_horizontal(offset, pointing_alt, pointing_az)
-        columns["direction"] = {"alt": alt.to(u.deg), "az": az.to(u.deg)}
-    if "particle_type" in raw:
-        gammaness = TASKS["particle_type"].to_gammaness(raw["particle_type"])
-        columns["particle_type"] = {"prediction": gammaness}
-    for column in columns.values():
-        finite = [np.isfinite(np.asarray(values)) for values in column.values()]
-        column["is_valid"] = np.logical_and.reduce(finite)
-    return columns
-
-
-class GammaPhysNetQualityQuery(QualityQuery):
-    """Which telescope events go through the network.
-
-    The expressions see ``parameters``, the `ImageParametersContainer`.
-    """
-
-    quality_criteria = List(
-        default_value=[("> 50 p.e.", "parameters.hillas.intensity > 50")],
-        help=QualityQuery.quality_criteria.help,
-    ).tag(config=True)
-
-
-@dataclass(frozen=True)
-class _Assignment:
-    """A telescope's model and how its images become the model's."""
-
-    predictor: object
-    match: CameraMatch
-    products: tuple
+__all__ = ["GammaPhysNetReconstructor"]
 
 
 class GammaPhysNetReconstructor(Reconstructor):
@@ -170,6 +27,16 @@ class GammaPhysNetReconstructor(Reconstructor):
     array, the products that the models have: ``GammaPhysNetEnergy``,
     ``GammaPhysNetGeometry`` and ``GammaPhysNetClassifier``. A telescope event
     that fails the quality criteria gets NaN and ``is_valid`` false.
+
+    Attributes
+    ----------
+    assignments : dict of int to Assignment
+        The model of every telescope that has one, by its id.
+    products : tuple of Product
+        What the models fill.
+    combiners : dict of str to ProductCombiner
+        What makes array-wise products, by prefix.
+    quality_query : GammaPhysNetQualityQuery
 
     Raises
     ------
@@ -197,10 +64,20 @@ class GammaPhysNetReconstructor(Reconstructor):
             " device if there is one and else the CPU."
         ),
     ).tag(config=True)
-    precision = CaselessStrEnum(
-        ["float32", "bfloat16"],
-        default_value="float32",
-        help="Of the network's arithmetic; bfloat16 is less exact.",
+    precision = Unicode(
+        "float32",
+        help=(
+            "Of the network's arithmetic: float32, or float16 or bfloat16, which are less"
+            " exact and faster where the machine has them."
+        ),
+    ).tag(config=True)
+    batch_size = Int(
+        default_value=None,
+        allow_none=True,
+        help=(
+            "Images that go through the network at once, where there are as many. Not"
+            " set: what is best on most machines."
+        ),
     ).tag(config=True)
     stereo_weights = CaselessStrEnum(
         list(WEIGHTS),
@@ -219,106 +96,30 @@ class GammaPhysNetReconstructor(Reconstructor):
         )
         self.quality_query = GammaPhysNetQualityQuery(parent=self)
         self._predictors = self._read_models()
-        self._assignments = self._assign_models()
-        self._products = tuple(
+        self.assignments = assign_models(self._predictors, subarray, self.log)
+        self.products = tuple(
             product
             for product in PRODUCTS
-            if any(product in a.products for a in self._assignments.values())
+            if any(product in a.products for a in self.assignments.values())
         )
-        self._meta = {product.prefix: self._table_meta(product) for product in PRODUCTS}
-        weights = {"weights": WEIGHTS[self.stereo_weights]} if self.stereo_weights else {}
-        self._combiners = self._make_combiners(**weights)
-        self._equal_combiners = self._make_combiners(weights="none")
+        self._meta = {
+            product.prefix: table_meta(product, self._predictors, self.assignments)
+            for product in self.products
+        }
+        self.combiners = {
+            product.prefix: ProductCombiner(product, self.stereo_weights, self)
+            for product in self.products
+        }
 
     def _read_models(self):
-        """A `Predictor` for every model file."""
-        import torch  # takes a second, so only where it is needed
-
-        from .inference import Predictor
-
         if self.n_jobs is not None:
+            import torch  # takes a second, so only where it is needed
+
             torch.set_num_threads(self.n_jobs)
-        predictors = []
-        for model in self.models:
-            try:
-                path = find_model(model)
-                predictor = Predictor.from_file(
-                    path, device=self.device, precision=self.precision
-                )
-            except (OSError, ValueError) as error:
-                raise ToolConfigurationError(str(error)) from error
-            Provenance().add_input_file(path, role="GammaPhysNet model", add_meta=False)
-            self.log.info(
-                "Read model %s (%s) from %s",
-                predictor.model.name,
-                predictor.model.identity,
-                path,
-            )
-            predictors.append(predictor)
-        return predictors
-
-    def _assign_models(self):
-        """The `_Assignment` of every telescope that has a model, by its id."""
-        by_type, reasons = {}, {}
-        for telescope in self.subarray.telescope_types:
-            try:
-                by_type[telescope] = self._assignment(telescope)
-            except (CameraMismatch, LatticeError) as error:
-                reasons[f"{telescope}: {error}"] = None  # a set that keeps the order
-        if not by_type:
-            raise ToolConfigurationError(
-                f"No telescope of subarray {self.subarray.name} has a model: "
-                + "; ".join(reasons)
-            )
-        for reason in reasons:
-            self.log.warning("No model, telescopes of this type are skipped: %s", reason)
-        return {
-            tel_id: by_type[telescope]
-            for tel_id, telescope in self.subarray.tel.items()
-            if telescope in by_type
-        }
-
-    def _assignment(self, telescope):
-        """The one model that fits a telescope; raises if none or several do."""
-        found, reasons = [], []
-        for predictor in self._predictors:
-            try:
-                found.append((predictor, predictor.match(telescope)))
-            except (CameraMismatch, LatticeError) as error:
-                reasons.append(f"{predictor.model.name}: {error}")
-        if len(found) > 1:
-            names = " and ".join(predictor.model.name for predictor, _ in found)
-            raise ToolConfigurationError(
-                f"More than one model fits telescopes of type {telescope}: {names}"
-            )
-        if not found:
-            raise CameraMismatch(", ".join(reasons))
-        predictor, match = found[0]
-        tasks = predictor.model.network.options.tasks
-        products = tuple(product for product in PRODUCTS if product.task in tasks)
-        return _Assignment(predictor, match, products)
-
-    def _table_meta(self, product):
-        """What the header of a DL2 table says about the models.
-
-        The keys have the prefix in them and the values are the same for all
-        telescopes, so that tables can be joined without conflicts.
-        """
-        used = [a.predictor for a in self._assignments.values() if product in a.products]
-        models = [p.model for p in self._predictors if p in used]
-        return {
-            f"{product.prefix}_model": ", ".join(model.name for model in models),
-            f"{product.prefix}_model_sha256": ", ".join(m.identity for m in models),
-        }
-
-    def _make_combiners(self, **options):
-        # one for each property: a combiner of several stores them all under one prefix
-        return {
-            product.prefix: StereoMeanCombiner(
-                prefix=product.prefix, property=product.property, parent=self, **options
-            )
-            for product in self._products
-        }
+        options = {"device": self.device, "precision": self.precision}
+        if self.batch_size is not None:
+            options["batch_size"] = self.batch_size
+        return read_predictors(self.models, self.log, **options)
 
     def __call__(self, event):
         """Fill the DL2 containers of an event.
@@ -329,17 +130,31 @@ class GammaPhysNetReconstructor(Reconstructor):
             With DL1 images and, if the quality criteria need them, image
             parameters.
         """
-        tel_ids = [t for t in event.trigger.tels_with_trigger if t in self._assignments]
+        tel_ids = [t for t in event.trigger.tels_with_trigger if t in self.assignments]
         rows = self._predict(event, [t for t in tel_ids if self._is_usable(event, t)])
-        for product in self._products:
-            provided = [t for t in tel_ids if product in self._assignments[t].products]
+        for product in self.products:
+            provided = [t for t in tel_ids if product in self.assignments[t].products]
             for tel_id in provided:
                 row = rows.get(tel_id, {}).get(product.task, product.nothing)
-                container = self._container(product, f"{product.prefix}_tel", row)
+                container = self.container(product, f"{product.prefix}_tel", row)
                 event.dl2.tel[tel_id][product.slot][product.prefix] = container
             self._combine(event, product, provided)
 
-    def _container(self, product, prefix, row):
+    def container(self, product, prefix, row):
+        """A row of a DL2 table, with the identity of the models.
+
+        Parameters
+        ----------
+        product : Product
+        prefix : str
+            Of the columns.
+        row : dict
+            Values of the columns.
+
+        Returns
+        -------
+        container : ctapipe.core.Container
+        """
         container = product.container(**row, prefix=prefix)
         container.meta.update(self._meta[product.prefix])
         return container
@@ -364,12 +179,12 @@ class GammaPhysNetReconstructor(Reconstructor):
         """Rows of DL2 columns by telescope and task; one batch for each model."""
         rows = {}
         for predictor in self._predictors:
-            mine = [t for t in tel_ids if self._assignments[t].predictor is predictor]
+            mine = [t for t in tel_ids if self.assignments[t].predictor is predictor]
             if not mine:
                 continue
             images = np.concatenate([self._prepare(event, tel_id) for tel_id in mine])
             pointings = [event.monitoring.tel[tel_id].pointing for tel_id in mine]
-            scales = [self._assignments[tel_id].match.angle_scale for tel_id in mine]
+            scales = [self.assignments[tel_id].match.angle_scale for tel_id in mine]
             columns = physical_columns(
                 predictor.predict(images),
                 scales,
@@ -385,7 +200,7 @@ class GammaPhysNetReconstructor(Reconstructor):
 
     def _prepare(self, event, tel_id):
         """Network input of a telescope event, shape (1, 2, P)."""
-        assignment, dl1 = self._assignments[tel_id], event.dl1.tel[tel_id]
+        assignment, dl1 = self.assignments[tel_id], event.dl1.tel[tel_id]
         broken = _broken_pixels(event, tel_id)
         return assignment.predictor.prepare(
             dl1.image[None],
@@ -400,7 +215,7 @@ class GammaPhysNetReconstructor(Reconstructor):
         valid = {t: container for t, container in found.items() if container.is_valid}
         stereo = event.dl2.stereo[product.slot]
         if len(valid) > 1:
-            self._combine_several(event, product, list(valid))
+            self.combiners[product.prefix].combine_event(event, list(valid))
             stereo[product.prefix].meta.update(self._meta[product.prefix])
             return
         # The mean of one is that one. ctapipe's combiner would say the same, but with
@@ -409,40 +224,7 @@ class GammaPhysNetReconstructor(Reconstructor):
         for container in valid.values():
             row = {name: container[name] for name in row}
         row.update(telescopes=list(valid), is_valid=bool(valid))
-        stereo[product.prefix] = self._container(product, product.prefix, row)
-
-    def _combine_several(self, event, product, tel_ids):
-        parameters = {
-            tel_id: event.dl1.tel[tel_id].parameters or ImageParametersContainer()
-            for tel_id in tel_ids
-        }
-        weighable = all(_has_weight(container) for container in parameters.values())
-        combiners = self._combiners if weighable else self._equal_combiners
-        # The combiner makes an empty container for every telescope that it sees, so it
-        # sees none that has no model.
-        view = SimpleNamespace(
-            dl1=SimpleNamespace(
-                tel={t: SimpleNamespace(parameters=parameters[t]) for t in tel_ids}
-            ),
-            dl2=SimpleNamespace(
-                tel={t: event.dl2.tel[t] for t in tel_ids}, stereo=event.dl2.stereo
-            ),
-        )
-        combiners[product.prefix](view)
-
-
-def _has_weight(parameters):
-    """Whether weights of the combiner are finite.
-
-    They are not for an image with a saturated (infinite) pixel, whose
-    parameters are infinite or NaN.
-    """
-    hillas = parameters.hillas
-    return bool(
-        np.isfinite(hillas.intensity)
-        and hillas.length.value > 0
-        and hillas.width.value > 0
-    )
+        stereo[product.prefix] = self.container(product, product.prefix, row)
 
 
 def _broken_pixels(event, tel_id):

@@ -1,11 +1,14 @@
 import os
+import warnings
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
+from array_source import write_array_dl1
 from astropy.table import Table
 from ctapipe.instrument import CameraGeometry, SubarrayDescription
+from models import make_model
 
 from ctapipe_gphysnet.camera import CameraLayout
 from ctapipe_gphysnet.checkpoint import Model
@@ -39,6 +42,16 @@ def sample_path():
 
 
 @pytest.fixture(scope="session")
+def array_path(sample_path, tmp_path_factory):
+    """Observed DL1 events of an array of telescopes of two types."""
+    path = tmp_path_factory.mktemp("array") / "array.dl1.h5"
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # those of PyTables about ctapipe's names
+        write_array_dl1(sample_path, path, n_events=20)
+    return path
+
+
+@pytest.fixture(scope="session")
 def lst_telescope(sample_path):
     """Description of LST-1."""
     return SubarrayDescription.from_hdf(sample_path).tel[1]
@@ -65,6 +78,17 @@ def small_model(lst_telescope):
     torch.manual_seed(0)
     network = GammaPhysNet(camera.lattice, options).eval()
     return Model(network, camera, Preprocessing(), {"name": "small"})
+
+
+@pytest.fixture(scope="session")
+def random_model(lst_telescope, tmp_path_factory):
+    """Function: file of a small model with random weights, for LST-1 by default."""
+    folder = tmp_path_factory.mktemp("models")
+
+    def write(name, telescope=lst_telescope, **options):
+        return make_model(folder / f"{name}.safetensors", telescope, **options)
+
+    return write
 
 
 @pytest.fixture(scope="session")

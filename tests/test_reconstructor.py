@@ -23,19 +23,15 @@ from ctapipe.io import EventSource, TableLoader
 from ctapipe.reco import Reconstructor
 from ctapipe.tools.merge import MergeTool
 from ctapipe.tools.process import ProcessorTool
+from models import make_model
 from traitlets import TraitError
 from traitlets.config import Config
 
-from ctapipe_gphysnet.camera import CameraLayout
-from ctapipe_gphysnet.checkpoint import Model, read_model, write_model
+from ctapipe_gphysnet.checkpoint import read_model
 from ctapipe_gphysnet.inference import Predictor
-from ctapipe_gphysnet.network.model import GammaPhysNet, NetworkOptions
 from ctapipe_gphysnet.preprocessing import Preprocessing
-from ctapipe_gphysnet.reconstructor import (
-    PRODUCTS,
-    GammaPhysNetReconstructor,
-    physical_columns,
-)
+from ctapipe_gphysnet.products import PRODUCTS, physical_columns
+from ctapipe_gphysnet.reconstructor import GammaPhysNetReconstructor
 from ctapipe_gphysnet.tasks import TASKS, horizontal_to_telescope
 
 EXAMPLE = Path(__file__).parents[1] / "examples" / "gphysnet.yaml"
@@ -48,25 +44,6 @@ pytestmark = [
     # of TableLoader, where another version of ctapipe wrote the input
     pytest.mark.filterwarnings("ignore:Cannot merge meta key 'CTAPIPE_VERSION'"),
 ]
-
-
-def make_model(path, telescope, **options):
-    """Write a small network with random weights."""
-    torch.manual_seed(5)
-    camera = CameraLayout.from_telescope(telescope)
-    options = {
-        "blocks": 1,
-        "channels": (4, 8, 8),
-        "head_width": 8,
-        "attention": "none",
-        **options,
-    }
-    network = GammaPhysNet(camera.lattice, NetworkOptions(**options))
-    with torch.no_grad():
-        # as initialised, all images have nearly the same energy
-        network.head.hidden["global"][0].weight *= 30
-    write_model(path, Model(network, camera, Preprocessing(), {"name": path.stem}))
-    return path
 
 
 @pytest.fixture(scope="module")
@@ -552,7 +529,7 @@ def test_n_jobs_is_the_number_of_threads(make):
         ({"models": []}, TraitError, "models"),
         ({"models": [__file__]}, ToolConfigurationError, "cannot be read as a model"),
         ({"device": "gpu"}, ToolConfigurationError, "device must be auto, cpu, cuda"),
-        ({"precision": "float16"}, TraitError, "precision"),
+        ({"precision": "float8"}, ToolConfigurationError, "precision must be one of"),
         ({"stereo_weights": "best"}, TraitError, "stereo_weights"),
     ],
 )

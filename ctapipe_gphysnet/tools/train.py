@@ -23,6 +23,7 @@ from ctapipe.io.metadata import read_reference_metadata
 from ..events import EventError, EventSample, EventSelection, read_events
 from ..preprocessing import Preprocessing
 from ..tasks import TASKS
+from .export import apply_models_command
 
 __all__ = ["TrainTool", "main"]
 
@@ -56,7 +57,16 @@ class TrainTool(Tool):
         directory_ok=False,
         help="Model file to write (.safetensors)",
     ).tag(config=True)
-    overwrite = Bool(False, help="Overwrite the output file").tag(config=True)
+    export_ctapipe = PathTrait(
+        default_value=None,
+        allow_none=True,
+        file_ok=False,
+        help=(
+            "Folder for pickled reconstructors, with which ctapipe-apply-models applies"
+            " the model; see gphysnet-export"
+        ),
+    ).tag(config=True)
+    overwrite = Bool(False, help="Overwrite what is written").tag(config=True)
     resume = Bool(
         False, help="Go on from the last whole epoch of an interrupted training"
     ).tag(config=True)
@@ -116,6 +126,7 @@ class TrainTool(Tool):
         ("i", "input"): "TrainTool.inputs",
         "regression-input": "TrainTool.regression_inputs",
         ("o", "output"): "TrainTool.output",
+        "export-ctapipe": "TrainTool.export_ctapipe",
         "blocks": "TrainTool.blocks",
         "attention": "TrainTool.attention",
         "epochs": "TrainTool.epochs",
@@ -126,7 +137,7 @@ class TrainTool(Tool):
         "initial-model": "TrainTool.initial_model",
     }
     flags = {
-        "overwrite": ({"TrainTool": {"overwrite": True}}, "Overwrite the output file"),
+        "overwrite": ({"TrainTool": {"overwrite": True}}, "Overwrite what is written"),
         "resume": (
             {"TrainTool": {"resume": True}},
             "Go on from the last whole epoch of an interrupted training",
@@ -141,6 +152,7 @@ class TrainTool(Tool):
         # torch and lightning take seconds to import: not for --help
         from ..inference import select_device
         from ..network.model import NetworkOptions
+        from ..pickled import pickle_paths
         from ..training import TrainingOptions
 
         if not self.inputs:
@@ -154,6 +166,8 @@ class TrainTool(Tool):
         if not self.output.parent.is_dir():
             raise ToolConfigurationError(f"{self.output.parent} is not a directory")
         try:
+            if self.export_ctapipe is not None:  # now, not after hours of training
+                pickle_paths(self.export_ctapipe, self.overwrite)
             select_device(self.device)
             self.network_options = NetworkOptions(
                 tasks=self.tasks,
@@ -176,7 +190,7 @@ class TrainTool(Tool):
                 compile=self.compile_network,
                 turn_images=self.turn_images,
             )
-        except (TypeError, ValueError) as error:
+        except (TypeError, ValueError, FileExistsError) as error:
             raise ToolConfigurationError(str(error)) from None
         self.selection = EventSelection(parent=self)
         # now, for the checkout may change while the training runs
@@ -187,6 +201,7 @@ class TrainTool(Tool):
 
         from ..checkpoint import Model, write_model
         from ..network.model import GammaPhysNet
+        from ..pickled import export
         from ..training import train
 
         sample = self._read()
@@ -212,6 +227,9 @@ class TrainTool(Tool):
         model = Model(network, sample.camera, self.preparation, information)
         write_model(self.output, model)
         self.log.info("wrote %s: %s", self.output, result["metrics"])
+        if self.export_ctapipe is not None:
+            paths = export(self.output, self.export_ctapipe, self.overwrite)
+            self.log.info("wrote pickles for\n%s", apply_models_command(paths))
 
     def _load_initial(self, network, camera):
         """Take the weights of the initial model; returns its entry in the card."""

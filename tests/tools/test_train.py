@@ -1,4 +1,5 @@
 import json
+import pickle
 from importlib.metadata import version
 
 import numpy as np
@@ -37,7 +38,14 @@ def train(output, sample_path, *arguments):
 @pytest.fixture(scope="module")
 def trained(sample_path, tmp_path_factory):
     output = tmp_path_factory.mktemp("train") / "model.safetensors"
-    train(output, sample_path, "--epochs=4", "--learning-rate=0.01", "--seed=3")
+    train(
+        output,
+        sample_path,
+        "--epochs=4",
+        "--learning-rate=0.01",
+        "--seed=3",
+        f"--export-ctapipe={output.parent / 'pickles'}",
+    )
     return output
 
 
@@ -72,6 +80,20 @@ def test_model_can_be_read(trained):
     model = read_model(trained)
     assert model.network.options.channels == (4, 8, 8)
     assert all(torch.isfinite(p).all() for p in model.network.parameters())
+
+
+def test_exported_for_ctapipe(trained):
+    paths = sorted(trained.parent.glob("pickles/*"))
+    assert len(paths) == 3
+    for path in paths:
+        assert pickle.loads(path.read_bytes()).model == str(trained)
+
+
+def test_export_is_refused_before_training(trained, sample_path, tmp_path):
+    folder = trained.parent / "pickles"
+    with pytest.raises(Exception, match="energy.pkl exists"):
+        train(tmp_path / "model.safetensors", sample_path, f"--export-ctapipe={folder}")
+    assert not (tmp_path / "model.training").exists()
 
 
 def test_same_seed_same_model(sample_path, tmp_path):

@@ -1,0 +1,204 @@
+"""gphysnet-apply: apply γ-PhysNet to DL1 files in bulk."""
+
+import os
+import shutil
+from functools import partial
+
+import tables
+from ctapipe.core import Provenance, Tool, ToolConfigurationError
+from ctapipe.core.expression_engine import ExpressionError
+from ctapipe.core.traits import Bool, List, UseEnum, flag
+from ctapipe.core.traits import Path as PathTrait
+from ctapipe.instrument import FocalLengthKind
+from ctapipe.io import HDF5Merger
+from ctapipe.io.hdf5merger import CannotMerge
+from ctapipe.monitoring.interpolation import PointingInterpolator
+from ctapipe.reco import StereoMeanCombiner
+from ctapipe.tools.merge import MergeTool
+from tqdm.auto import tqdm
+
+from ..bulk import DL2Writer, reconstruct
+from ..dl1 import DL1Error, DL1File
+from ..files import reason, replaced_when_whole
+from ..merging import DL1Merger
+from ..quality import GammaPhysNetQualityQuery
+from ..reconstructor import GammaPhysNetReconstructor
+
+__all__ = ["ApplyTool", "main"]
+
+# ctapipe-merge's switches, but for those that are about its output file, and for
+# attaching a file that has no events
+MERGER_FLAGS = {
+    name: definition
+    for name, definition in MergeTool.flags.items()
+    if list(definition[0]) == ["HDF5Merger"]
+    and name not in ("append", "overwrite", "attach-monitoring")
+}
+
+
+class ApplyTool(Tool):
+    """Apply γ-PhysNet to DL1 files with images, in bulk.
+
+    Does what ctapipe-process does with GammaPhysNetReconstructor, and writes the
+    same tables, but many events at a time. The rest of the input is copied as
+    ctapipe-merge does.
+    """
+
+    name = "gphysnet-apply"
+    description = __doc__
+    examples = """
+    gphysnet-apply -i run.dl1.h5 -o run.dl2.h5 --no-dl1-images
+    gphysnet-apply -i run1.dl1.h5 -i run2.dl1.h5 -m lst.safetensors \\
+        -m nectarcam.safetensors -o runs.dl2.h5
+    """
+
+    inputs = List(
+        PathTrait(exists=True, directory_ok=False),
+        help="DL1 files with images; several are merged",
+    ).tag(config=True)
+    output = PathTrait(
+        default_value=None,
+        allow_none=True,
+        directory_ok=False,
+        help="DL2 file to write; it appears when it is whole",
+    ).tag(config=True)
+    overwrite = Bool(False, help="Overwrite the output file").tag(config=True)
+    progress_bar = Bool(True, help="Show a progress bar").tag(config=True)
+    focal_length_choice = UseEnum(
+        FocalLengthKind,
+        default_value=FocalLengthKind.EFFECTIVE,
+        help="See the option of the same name of ctapipe's HDF5EventSource",
+    ).tag(config=True)
+
+    classes = [
+        GammaPhysNetReconstructor,
+        GammaPhysNetQualityQuery,
+        StereoMeanCombiner,
+        HDF5Merger,
+        PointingInterpolator,
+    ]
+    aliases = {
+        ("i", "input"): "ApplyTool.inputs",
+        ("o", "output"): "ApplyTool.output",
+        ("m", "model"): "GammaPhysNetReconstructor.models",
+        "device": "GammaPhysNetReconstructor.device",
+        "precision": "GammaPhysNetReconstructor.precision",
+        "batch-size": "GammaPhysNetReconstructor.batch_size",
+        "n-jobs": "GammaPhysNetReconstructor.n_jobs",
+        "stereo-weights": "GammaPhysNetReconstructor.stereo_weights",
+    }
+    flags = {
+        "overwrite": ({"ApplyTool": {"overwrite": True}}, "Overwrite the output file"),
+        **flag(
+            "progress",
+            "ApplyTool.progress_bar",
+            "Show a progress bar",
+            "Do not show a progress bar",
+        ),
+        **MERGER_FLAGS,
+    }
+
+    def setup(self):
+        self._verify_paths()
+        try:
+            self.n_events, subarray = self._verify_inputs()
+        except DL1Error as error:
+            raise ToolConfigurationError(str(error)) from error
+        try:
+            self.reconstructor = GammaPhysNetReconstructor(subarray, parent=self)
+        except ToolConfigurationError as error:
+            raise ToolConfigurationError(f"{self.inputs[0]}: {error}") from error
+
+    def _verify_paths(self):
+        if not self.inputs:
+            raise ToolConfigurationError("no input: give DL1 files with --input")
+        if self.output is None:
+            raise ToolConfigurationError("no output: give a DL2 file with --output")
+        for i, path in enumerate(self.inputs):
+            if any(path.samefile(other) for other in self.inputs[:i]):
+                raise ToolConfigurationError(f"{path} is given twice as input")
+        if self.output.exists():
+            if any(self.output.samefile(path) for path in self.inputs):
+                raise ToolConfigurationError(
+                    f"{self.output} is an input file; choose another name for the output"
+                )
+            if not self.overwrite:
+                raise ToolConfigurationError(
+                    f"{self.output} exists; choose another name or give --overwrite"
+                )
+        folder = self.output.resolve().parent
+        if not folder.is_dir():
+            raise ToolConfigurationError(f"{self.output}: {folder} is not a directory")
+        if not os.access(folder, os.W_OK):
+            raise ToolConfigurationError(f"{self.output}: no permission to write there")
+
+    def _verify_inputs(self):
+        """Number of array events, and the subarray that all files have."""
+        n_events, subarray, version = 0, None, None
+        for path in self.inputs:
+            with self._open(path) as dl1:
+                n_events += len(dl1)
+                subarray = subarray or dl1.subarray
+                version = version or dl1.data_model_version
+                for what, same in (
+                    ("subarray", dl1.subarray == subarray),
+                    ("data model version", dl1.data_model_version == version),
+                ):
+                    if not same:
+                        raise DL1Error(
+                            f"{path}: its {what} is not that of {self.inputs[0]};"
+                            " apply to each file on its own"
+                        )
+        return n_events, subarray
+
+    def _open(self, path):
+        return DL1File(path, self.focal_length_choice, parent=self)
+
+    def start(self):
+        try:
+            with replaced_when_whole(self.output) as aside:
+                self._merge(aside)
+                self._reconstruct(aside)
+        except (DL1Error, CannotMerge, ExpressionError) as error:
+            raise ToolConfigurationError(str(error)) from error
+        except (tables.HDF5ExtError, OSError) as error:
+            free = shutil.disk_usage(self.output.resolve().parent).free
+            raise ToolConfigurationError(
+                f"{self.output} cannot be written: {reason(error)};"
+                f" {free / 1e9:.1f} GB are free there"
+            ) from error
+
+    def _merge(self, aside):
+        with DL1Merger(aside, GammaPhysNetReconstructor.__name__, parent=self) as merger:
+            for path in self.inputs:
+                self.log.info("Copying %s", path)
+                try:
+                    merger(path)
+                except (tables.HDF5ExtError, tables.NodeError) as error:
+                    raise OSError(f"copying {path} failed: {reason(error)}") from error
+            merger.finish()
+            self._telescope_wise = merger.telescope_events and merger.dl2_telescope
+            self._array_wise = merger.dl2_subarray
+
+    def _reconstruct(self, aside):
+        writer = DL2Writer(
+            aside, self.reconstructor, self._telescope_wise, self._array_wise
+        )
+        bar = tqdm(total=self.n_events, unit="event", disable=not self.progress_bar)
+        with writer, bar:
+            files = [partial(self._open, path) for path in self.inputs]
+            reconstruct(files, self.reconstructor, writer, bar.update)
+            writer.finish()
+        self.log.info("\n%s", self.reconstructor.quality_query.to_table())
+
+    def finish(self):
+        Provenance().add_output_file(self.output, role="DL2/Event")
+
+
+def main():
+    """Run the tool from the command line."""
+    ApplyTool().run()
+
+
+if __name__ == "__main__":
+    main()
