@@ -46,18 +46,28 @@ class MultiTaskHead(nn.Module):
             }
         )
 
+    @property
+    def flat_layers(self):
+        """The linear layers that read the flattened maps, by the names of `finish`."""
+        layers = {t: self.outputs[t] for t, path in self.paths.items() if path == "class"}
+        if "local" in self.hidden:
+            layers["local"] = self.hidden["local"][0]
+        return layers
+
     def forward(self, maps):
         """Dict of task to raw outputs (N, n_outputs)."""
-        return self.from_pixels(self.layout.to_pixels(maps))
+        flat = self.layout.to_pixels(maps).flatten(1)
+        flat = {name: layer(flat) for name, layer in self.flat_layers.items()}
+        return self.finish(self.layout.mean(maps), flat)
 
-    def from_pixels(self, maps):
-        """The same, of maps (N, C, P) whatever the layout of the network is."""
-        features = {"class": maps.flatten(1)}
+    def finish(self, mean, flat):
+        """The rest, from the means (N, C) of the maps and the `flat_layers`' outputs."""
+        hidden = {}
         if "global" in self.hidden:
-            features["global"] = self.hidden["global"](maps.mean(dim=-1))
+            hidden["global"] = self.hidden["global"](mean)
         if "local" in self.hidden:
-            features["local"] = self.hidden["local"](features["class"])
+            hidden["local"] = self.hidden["local"][1](flat["local"])
         return {
-            task: output(features[self.paths[task]])
-            for task, output in self.outputs.items()
+            task: flat[task] if path == "class" else self.outputs[task](hidden[path])
+            for task, path in self.paths.items()
         }

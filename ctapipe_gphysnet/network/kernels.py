@@ -468,14 +468,34 @@ def _sigmoid(values):
 
 
 @njit(nogil=True, cache=True)
-def run(program, constants, index, memory, images, features):
-    """Features of images.
+def _copy_image(image, place, memory):
+    for pixel in range(image.shape[1]):
+        for channel in range(image.shape[0]):
+            memory[place + pixel * len(image) + channel] = image[channel, pixel]
+
+
+@njit(nogil=True, cache=True)
+def _copy_features(last, memory, features, mean):
+    """Flatten the final maps (pixel, channel) as (channel, pixel), and take means."""
+    n_pixels = len(features) // len(mean)
+    for channel in range(len(mean)):
+        total = memory.dtype.type(0)
+        for pixel in range(n_pixels):
+            value = memory[last.activated + pixel * last.width + channel]
+            features[channel * n_pixels + pixel] = value
+            total += value
+        mean[channel] = total / n_pixels
+
+
+@njit(nogil=True, cache=True)
+def run(program, constants, index, memory, images, features, flat_weight, mean, flat):
+    """Run a program on images.
 
     Parameters
     ----------
     program : ndarray of OPERATION
-        The first one reads the image, of shape (P, C), at its source; the last
-        one normalises and leaves the features.
+        The first one reads the image, of shape (P, C), at its source; the last one
+        normalises and leaves the maps of C' channels and P' pixels.
     constants : ndarray, shape (n,)
         Weights, of the type of the arithmetic.
     index : ndarray of int32, shape (n,)
@@ -483,27 +503,36 @@ def run(program, constants, index, memory, images, features):
     memory : ndarray, shape (n,)
         Working memory; what lies before a map is zero, and neighbour -1 reads it.
     images : ndarray, shape (N, C, P)
-    features : ndarray, shape (N, channels, pixels) of the last map
-        Filled.
+    features : ndarray, shape (TILE * (C' * P' + W),)
+        Working memory for flattened maps and their products.
+    flat_weight : ndarray, shape (W * C' * P',)
+        What flattened maps are multiplied with, [panel of LANES][feature][lane].
+    mean : ndarray, shape (N, C')
+        Means of the maps. Filled.
+    flat : ndarray, shape (N, W)
+        Products of the flattened maps. Filled.
     """
-    start = program[0].source
-    last = program[-1]
-    n_channels, n_pixels = images.shape[1:]
-    for image in range(len(images)):
-        for pixel in range(n_pixels):
-            for channel in range(n_channels):
-                memory[start + pixel * n_channels + channel] = images[
-                    image, channel, pixel
-                ]
-        for step in range(len(program)):
-            op = program[step]
-            if op.kind == CONVOLVE:
-                _convolve(op, memory, constants, index)
-            elif op.kind == WINOGRAD:
-                _winograd(op, memory, constants, index)
-            else:
-                _gate(op, memory, constants)
-        for channel in range(features.shape[1]):
-            for pixel in range(features.shape[2]):
-                place = last.activated + pixel * last.width + channel
-                features[image, channel, pixel] = memory[place]
+    width = flat.shape[1]
+    size = mean.shape[1] * program[-1].pixels
+    products = TILE * size
+    for first in range(0, len(images), TILE):
+        number = min(TILE, len(images) - first)
+        for row in range(number):
+            _copy_image(images[first + row], program[0].source, memory)
+            for step in range(len(program)):
+                op = program[step]
+                if op.kind == CONVOLVE:
+                    _convolve(op, memory, constants, index)
+                elif op.kind == WINOGRAD:
+                    _winograd(op, memory, constants, index)
+                else:
+                    _gate(op, memory, constants)
+            maps = features[row * size : (row + 1) * size]
+            _copy_features(program[-1], memory, maps, mean[first + row])
+        for lane in range(0, width, LANES):
+            _multiply_tile(
+                features, flat_weight, 0, size, lane * size, products + lane, width
+            )
+        for row in range(number):
+            place = products + row * width
+            flat[first + row] = features[place : place + width]

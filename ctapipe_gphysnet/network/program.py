@@ -18,7 +18,6 @@ from .kernels import LANES, N_POINTS, OPERATION, PATCH, POINTS, TILE
 
 __all__ = ["LatticeProgram"]
 
-CHUNK = 2  # images that a thread takes at once
 SLOTS = ("image", "sum", "activated", "shortcut", "hidden", "points", "products")
 # The kernel at the points of Winograd's convolutions F(2, 3) and F(4, 3), Lavin and
 # Gray 2016, https://arxiv.org/abs/1509.09308; the kernels have the other parts.
@@ -29,9 +28,11 @@ KERNEL_OF_FOUR = np.array(
 
 
 class LatticeProgram:
-    """Runs a `GammaPhysNet` on the threads of a CPU, in evaluation mode.
+    """Runs a `GammaPhysNet` on a CPU, in evaluation mode.
 
-    The backbone's weights are copied: a later change of the network is not seen.
+    It takes as many threads as torch has when it is made.
+
+    The network must not change afterwards: most of its weights are copied.
 
     Parameters
     ----------
@@ -52,13 +53,21 @@ class LatticeProgram:
                 f"there is no program for attention {network.options.attention!r}"
             )
         compiler = _Compiler(network, np.dtype(dtype))
-        self._head = network.head
-        self._features_shape = compiler.features_shape
         self._program = np.array(compiler.operations, OPERATION)
         self._constants = np.concatenate(compiler.constants)
         self._index = np.concatenate(compiler.tables)
         self._memory_size = compiler.slot_size * len(SLOTS)
-        self._thread = local()
+        self._head = network.head
+        self._n_channels = network.backbone.out_channels
+        n_features = self._n_channels * network.backbone.output_layout.lattice.n_pixels
+        weight = _flat_weight(network.head, n_features)
+        self._flat_width = len(weight)
+        panels = weight.reshape(len(weight) // LANES, LANES, n_features)
+        self._flat_weight = panels.transpose(0, 2, 1).astype(dtype).ravel()
+        self._features_size = TILE * (n_features + len(weight))
+        self._thread = local()  # working memory
+        self._n_threads = torch.get_num_threads()
+        self._pool = ThreadPoolExecutor(self._n_threads)
 
     @staticmethod
     def supports(network):
@@ -78,32 +87,48 @@ class LatticeProgram:
         dict of str to Tensor of shape (N, n_outputs)
         """
         images = images.contiguous().numpy()
-        features = np.empty((len(images), *self._features_shape), self._constants.dtype)
-        chunks = [slice(i, i + CHUNK) for i in range(0, len(images), CHUNK)]
-        threads = min(torch.get_num_threads(), len(chunks))
+        mean = np.empty((len(images), self._n_channels), self._constants.dtype)
+        flat = np.empty((len(images), self._flat_width), self._constants.dtype)
 
         def run(chunk):
-            self._run(images[chunk], features[chunk])
+            self._run(images[chunk], mean[chunk], flat[chunk])
 
+        threads = min(self._n_threads, len(images))
         if threads < 2:
-            for chunk in chunks:
-                run(chunk)
+            run(slice(None))
         else:
-            with ThreadPoolExecutor(threads) as pool:
-                list(pool.map(run, chunks))
-        return self._head.from_pixels(torch.from_numpy(features))
+            # equal parts of at most TILE images, as many for every thread
+            n_chunks = -(-len(images) // (TILE * threads)) * threads
+            bounds = np.linspace(0, len(images), n_chunks + 1).astype(int)
+            list(self._pool.map(run, map(slice, bounds[:-1], bounds[1:])))
+        return self._head.finish(torch.from_numpy(mean), self._split(flat))
 
-    def _run(self, images, features):
+    def _run(self, images, mean, flat):
+        """Means and products of the final maps of a few images."""
         if not hasattr(self._thread, "memory"):
-            self._thread.memory = _aligned_zeros(self._memory_size, features.dtype)
+            for name in ("memory", "features"):
+                size = getattr(self, f"_{name}_size")
+                setattr(self._thread, name, _aligned_zeros(size, self._constants.dtype))
         kernels.run(
             self._program,
             self._constants,
             self._index,
             self._thread.memory,
             images,
-            features,
+            self._thread.features,
+            self._flat_weight,
+            mean,
+            flat,
         )
+
+    def _split(self, flat):
+        """Outputs of the layers that read the flattened maps."""
+        outputs, start = {}, 0
+        for name, layer in self._head.flat_layers.items():
+            stop = start + layer.out_features
+            outputs[name] = torch.from_numpy(flat[:, start:stop]) + layer.bias
+            start = stop
+        return outputs
 
 
 def _aligned_zeros(size, dtype):
@@ -112,6 +137,12 @@ def _aligned_zeros(size, dtype):
     raw = np.zeros(size * dtype.itemsize + line, np.uint8)
     start = -raw.ctypes.data % line
     return raw[start : start + size * dtype.itemsize].view(dtype)
+
+
+def _flat_weight(head, n_features):
+    """Weights (W, features) of all layers that read the flattened maps."""
+    weights = [_numpy(layer.weight) for layer in head.flat_layers.values()]
+    return _pad_channels(np.concatenate([np.zeros((0, n_features)), *weights]))
 
 
 def _padded(channels):
@@ -151,7 +182,6 @@ class _Compiler:
             max(_padded_pixels(lattice) + 1, TILE * N_POINTS) * _padded(width)
             for lattice, width in zip(self._lattices, channels)
         )
-        self.features_shape = (channels[-1], self._lattices[-1].n_pixels)
         self._compile(network.backbone)
 
     def _compile(self, backbone):

@@ -54,6 +54,16 @@ def test_any_number_of_stages_and_channels(lattice, channels, randomize):
     assert relative(outputs_of(program, images), expected) < 1e-13
 
 
+@pytest.mark.parametrize("tasks", [["energy"], ["particle_type"], ["impact", "energy"]])
+def test_any_tasks(lattice, tasks, randomize):
+    network = reference(lattice, randomize, tasks=tasks)
+    program = LatticeProgram(network, np.float64)
+    images = images_of(lattice)
+    assert list(program(images)) == list(network(images)) == tasks
+    expected = outputs_of(network, images)
+    assert relative(outputs_of(program, images), expected) < 1e-13
+
+
 def test_full_network_on_lstcam(lst_lattice, randomize):
     options = {"blocks": 9, "channels": (16, 32, 64), "head_width": 256}
     network = reference(lst_lattice, randomize, **options)
@@ -85,12 +95,15 @@ def test_results_do_not_depend_on_company_or_threads(lattice, number, randomize)
         # the heads multiply matrices, whose rounding may depend on their size
         alone = outputs_of(program, image[None])
         assert relative(alone, expected[None]) < 1e-14
-    threads = torch.get_num_threads()
-    try:
-        torch.set_num_threads(3)
-        assert relative(outputs_of(program, images), together) < 1e-14 or not number
-    finally:
-        torch.set_num_threads(threads)
+
+
+@pytest.mark.parametrize("number", [1, 2, 3, 7, 40])
+def test_threads_share_the_images(lattice, number, randomize, monkeypatch):
+    network = reference(lattice, randomize)
+    images = images_of(lattice, number)
+    monkeypatch.setattr(torch, "get_num_threads", lambda: 3)
+    outputs = outputs_of(LatticeProgram(network, np.float64), images)
+    assert relative(outputs, outputs_of(network, images)) < 1e-13
 
 
 def test_images_in_any_memory_order(lattice, randomize):
