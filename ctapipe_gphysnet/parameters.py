@@ -60,7 +60,7 @@ class ParameterColumns:
 def _column(table, name, default):
     """Values of a column, with its unit if it has one."""
     if name not in table.colnames:
-        return np.full(len(table), default)
+        return np.broadcast_to(default, len(table), subok=True)  # with its unit
     column = table[name]
     return column.quantity if column.unit else np.asarray(column)
 

@@ -8,9 +8,9 @@ from ctapipe_gphysnet.network.model import GammaPhysNet, NetworkOptions
 from ctapipe_gphysnet.preprocessing import Preprocessing
 
 
-def make_model(path, telescope, **options):
+def make_model(path, telescope, seed=5, **options):
     """Write a small network with random weights."""
-    torch.manual_seed(5)
+    torch.manual_seed(seed)
     camera = CameraLayout.from_telescope(telescope)
     options = {
         "blocks": 1,

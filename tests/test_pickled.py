@@ -11,7 +11,6 @@ import astropy.units as u
 import numpy as np
 import pytest
 import tables
-import torch
 from astropy.table import Table, vstack
 from ctapipe.core import Provenance, ToolConfigurationError, run_tool
 from ctapipe.instrument import SubarrayDescription
@@ -19,14 +18,12 @@ from ctapipe.io import TableLoader
 from ctapipe.reco import Reconstructor
 from ctapipe.tools.apply_models import ApplyModels
 from ctapipe.tools.process import ProcessorTool
+from models import make_model
 from traitlets.config import Config
 
-from ctapipe_gphysnet.camera import CameraLayout
-from ctapipe_gphysnet.checkpoint import Model, read_model, write_model
+from ctapipe_gphysnet.checkpoint import read_model
 from ctapipe_gphysnet.inference import Predictor
-from ctapipe_gphysnet.network.model import GammaPhysNet, NetworkOptions
 from ctapipe_gphysnet.pickled import PickledProduct, export
-from ctapipe_gphysnet.preprocessing import Preprocessing
 from ctapipe_gphysnet.products import PRODUCTS
 from ctapipe_gphysnet.resources import DEFAULT_MODEL
 
@@ -38,19 +35,6 @@ pytestmark = [
     # of TableLoader, where another version of ctapipe wrote the input
     pytest.mark.filterwarnings("ignore:Cannot merge meta key 'CTAPIPE_VERSION'"),
 ]
-
-
-def make_model(path, telescope, seed=5, **options):
-    """Write a small network with random weights."""
-    torch.manual_seed(seed)
-    camera = CameraLayout.from_telescope(telescope)
-    options = {"blocks": 1, "channels": (4, 8, 8), "head_width": 8, **options}
-    network = GammaPhysNet(camera.lattice, NetworkOptions(**options, attention="none"))
-    with torch.no_grad():
-        # as initialised, all images have nearly the same energy
-        network.head.hidden["global"][0].weight *= 30
-    write_model(path, Model(network, camera, Preprocessing(), {"name": "small"}))
-    return path
 
 
 @pytest.fixture(scope="module")
