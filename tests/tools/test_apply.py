@@ -541,9 +541,10 @@ def test_exception_on_the_way(apply, short, tmp_path, monkeypatch, error, code):
 
 
 SLOW = """
-import sys, time
+import signal, sys, time
 from ctapipe_gphysnet.inference import Predictor
 from ctapipe_gphysnet.tools.apply import main
+signal.signal(signal.SIGINT, signal.default_int_handler)  # background jobs ignore it
 Predictor.predict = lambda self, images: print("busy", flush=True) or time.sleep(60)
 main()
 """
