@@ -13,7 +13,7 @@ PACKAGE ?= --editable .
 DEMO_OUTPUT ?= build/demo
 # More arguments for pytest, for example PYTEST_ARGS="-m slow".
 PYTEST_ARGS ?=
-# More arguments for the benchmark, for example BENCHMARK_ARGS="--events 1000000".
+# More arguments for the benchmark, for example BENCHMARK_ARGS="--events 3000".
 BENCHMARK_ARGS ?=
 
 BIN := $(VENV)/bin

@@ -80,13 +80,13 @@ class PickledProduct(Reconstructor):
         return f"<{self.prefix} of {self.model}>"  # in ctapipe's warnings
 
     def __call__(self, event):
-        """Not for single events.
+        """Refuse single events, which ctapipe-apply-models never asks for.
 
         Raises
         ------
-        NotImplementedError
+        ToolConfigurationError
         """
-        raise NotImplementedError(
+        raise ToolConfigurationError(
             "a pickled product is for ctapipe-apply-models; ctapipe-process has"
             " GammaPhysNetReconstructor"
         )

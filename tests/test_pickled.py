@@ -304,7 +304,7 @@ def test_no_telescope_has_the_camera(pickles, subarray):
 
 
 def test_not_for_events(pickles, subarray):
-    with pytest.raises(NotImplementedError, match="GammaPhysNetReconstructor"):
+    with pytest.raises(ToolConfigurationError, match="GammaPhysNetReconstructor"):
         attached(pickles[0], subarray)(None)
 
 
