@@ -6,7 +6,6 @@ from ctapipe.core import Provenance, ToolConfigurationError
 
 from .camera import CameraMatch, CameraMismatch
 from .lattice import LatticeError
-from .products import PRODUCTS
 from .resources import find_model
 
 __all__ = ["Assignment", "assign_models", "read_predictors", "table_meta"]
@@ -66,12 +65,14 @@ def read_predictors(models, log, **options):
     return predictors
 
 
-def assign_models(predictors, subarray, log):
+def assign_models(predictors, products, subarray, log):
     """The model of every telescope that has one.
 
     Parameters
     ----------
     predictors : list of Predictor
+    products : tuple of Product
+        Those that are wanted.
     subarray : ctapipe.instrument.SubarrayDescription
     log : logging.Logger
         Told of every type of telescope without model.
@@ -89,7 +90,7 @@ def assign_models(predictors, subarray, log):
     by_type, reasons = {}, {}
     for telescope in subarray.telescope_types:
         try:
-            by_type[telescope] = _assignment(predictors, telescope)
+            by_type[telescope] = _assignment(predictors, products, telescope)
         except (CameraMismatch, LatticeError) as error:
             reasons[f"{telescope}: {error}"] = None  # a set that keeps the order
     if not by_type:
@@ -105,7 +106,7 @@ def assign_models(predictors, subarray, log):
     }
 
 
-def _assignment(predictors, telescope):
+def _assignment(predictors, products, telescope):
     """The one model that fits a telescope; raises if none or several do."""
     found, reasons = [], []
     for predictor in predictors:
@@ -122,8 +123,8 @@ def _assignment(predictors, telescope):
         raise CameraMismatch(", ".join(reasons))
     predictor, match = found[0]
     tasks = predictor.model.network.options.tasks
-    products = tuple(product for product in PRODUCTS if product.task in tasks)
-    return Assignment(predictor, match, products)
+    known = tuple(product for product in products if product.task in tasks)
+    return Assignment(predictor, match, known)
 
 
 def table_meta(product, predictors, assignments):

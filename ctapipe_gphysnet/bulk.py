@@ -201,11 +201,10 @@ class DL2Writer:
 
     def finish(self):
         """Write how many telescope events passed the criteria, and close the file."""
-        name = type(self._reconstructor).__name__
         write_table(
             self._reconstructor.quality_query.to_table(functions=True),
             self._writer.h5file,
-            f"{DL2_EVENT_STATISTICS_GROUP}/{name}",
+            f"{DL2_EVENT_STATISTICS_GROUP}/{self._reconstructor.statistics_name}",
         )
         close_verified(self._writer.h5file)
 
@@ -236,7 +235,11 @@ class DL2Writer:
     def _columns(self, telescope, usable, raw):
         match = self._reconstructor.assignments[telescope.tel_id].match
         return physical_columns(
-            raw, match.angle_scale, telescope.altitude[usable], telescope.azimuth[usable]
+            raw,
+            match.angle_scale,
+            self._reconstructor.subarray.positions[telescope.tel_id],
+            telescope.altitude[usable],
+            telescope.azimuth[usable],
         )
 
     def _append_telescope(self, product, index, telescope, usable, columns):
@@ -280,7 +283,7 @@ class DL2Writer:
         telescopes = np.zeros((n_events, len(subarray)), dtype=bool)
         for telescope, usable, columns in found:
             valid = columns["is_valid"]
-            part = {name: columns[name][valid] for name in product.nothing}
+            part = {name: columns[name][valid] for name in product.averaged}
             part["event"] = telescope.event[telescope.has_image][usable][valid]
             if combiner.needs_parameters:
                 part.update(weight_columns(telescope.parameters[usable][valid]))

@@ -141,7 +141,7 @@ class ProductCombiner:
         combined : dict of str to Quantity or ndarray, shape (n_events,)
             NaN where an event has no valid telescope.
         """
-        names = list(self.product.nothing)
+        names = self.product.averaged
         combined = {
             name: np.full(n_events, np.nan) * getattr(columns[name], "unit", 1)
             for name in names
@@ -181,7 +181,7 @@ class ProductCombiner:
             }
         )
         for name, values in columns.items():
-            is_result = name in self.product.nothing
+            is_result = name in self.product.averaged
             table[f"{combiner.prefix}_tel_{name}" if is_result else name] = values[rows]
         with np.errstate(invalid="ignore"):  # by rounding, a mean vector longer than 1
             mean = combiner.predict_table(table)

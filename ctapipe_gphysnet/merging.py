@@ -8,11 +8,9 @@ from ctapipe.io.hdf5dataformat import DL1_TEL_IMAGES_GROUP
 from ctapipe.utils.arrays import recarray_drop_columns
 
 from .files import close_verified
-from .products import PRODUCTS
 
 __all__ = ["DL1Merger"]
 
-PREFIXES = {product.prefix for product in PRODUCTS}
 BLOCK_SIZE = 16 * 2**20  # bytes
 # Of what is appended: eight times as fast as ctapipe's 5, and images take 2 % more.
 COMPRESSION_LEVEL = 1
@@ -29,14 +27,17 @@ class DL1Merger(HDF5Merger):
     Parameters
     ----------
     output_path : path-like
+    products : tuple of Product
+        Their tables stay behind.
     statistics : str
         Name of the table of statistics that stays behind.
     parent : ctapipe.core.Component
         Has the configuration of `HDF5Merger`.
     """
 
-    def __init__(self, output_path, statistics, parent):
+    def __init__(self, output_path, products, statistics, parent):
         super().__init__(output_path, parent=parent, overwrite=True, append=False)
+        self._replaced = {product.prefix for product in products}
         self._statistics = statistics
 
     def finish(self):
@@ -57,11 +58,11 @@ class DL1Merger(HDF5Merger):
     # What follows takes the place of methods of HDF5Merger with the same arguments.
 
     def _append_table_group(self, file, input_group, *args, **kwargs):
-        if input_group._v_name not in PREFIXES:
+        if input_group._v_name not in self._replaced:
             super()._append_table_group(file, input_group, *args, **kwargs)
 
     def _append_table(self, file, table, filter_columns=None, once=False):
-        if table._v_name in PREFIXES:
+        if table._v_name in self._replaced:
             return
         path = table._v_pathname
         if path not in self.h5file:

@@ -25,7 +25,7 @@ from .assignment import table_meta
 from .checkpoint import card_identity, read_card, read_model
 from .combination import weight_columns
 from .files import replaced_when_whole
-from .products import PRODUCTS, physical_columns
+from .products import PREFIX, PRODUCTS, physical_columns
 from .reconstructor import GammaPhysNetReconstructor
 from .resources import find_model, model_names
 
@@ -223,6 +223,7 @@ class SharedInference:
                     pickled.subarray,
                     parent=pickled,
                     models=[pickled.model],
+                    prefix=PREFIX,
                     n_jobs=pickled.n_jobs,
                 )
             )
@@ -265,9 +266,17 @@ class SharedInference:
         return usable, physical_columns(
             self._raw(assignment, table, usable),
             assignment.match.angle_scale,
+            self._positions(table["tel_id"][usable]),
             table["telescope_pointing_altitude"].quantity[usable],
             table["telescope_pointing_azimuth"].quantity[usable],
         )
+
+    def _positions(self, tel_ids):
+        """Positions of telescopes in the ground frame, shape (N, 3)."""
+        positions = self._reconstructor.subarray.positions
+        unique, rows = np.unique(np.asarray(tel_ids), return_inverse=True)
+        known = [positions[tel_id].to_value(u.m) for tel_id in unique]
+        return np.reshape(known, (-1, 3))[rows] * u.m
 
     def _raw(self, assignment, table, usable):
         """Raw outputs of the network, kept for the other pickles."""
@@ -335,6 +344,7 @@ class TableCombiner:
         columns = {
             name: _values(mono_predictions, f"{prefix}_{name}", valid, nothing)
             for name, nothing in product.nothing.items()
+            if name in product.averaged
         }
         if self._combiner.needs_parameters:
             columns.update(weight_columns(_without_images(mono_predictions)[valid]))

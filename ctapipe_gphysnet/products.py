@@ -1,6 +1,6 @@
 """The DL2 products of the network, and their values from its raw outputs."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 
 import astropy.units as u
@@ -15,7 +15,7 @@ from ctapipe.reco.reconstructor import ReconstructionProperty
 
 from .tasks import TASKS
 
-__all__ = ["PRODUCTS", "Product", "physical_columns"]
+__all__ = ["PRODUCTS", "Product", "named_products", "physical_columns"]
 
 
 @dataclass(frozen=True)
@@ -48,31 +48,40 @@ class Product:
         empty = self.container()
         return {name: getattr(empty, name) for name in _COLUMNS[self.task]}
 
+    @property
+    def averaged(self):
+        """Names of the columns that the array-wise table has too, as means."""
+        return [name for name in self.nothing if name not in _TELESCOPE_WISE_ONLY]
+
 
 _COLUMNS = {
     "energy": ("energy",),
-    "direction": ("alt", "az"),
+    "direction": ("alt", "az", "core_x", "core_y"),
     "particle_type": ("prediction",),
 }
+# ctapipe has no mean of cores
+_TELESCOPE_WISE_ONLY = ("core_x", "core_y")
+
+PREFIX = "GammaPhysNet"
 
 PRODUCTS = (
     Product(
         "energy",
-        "GammaPhysNetEnergy",
+        f"{PREFIX}Energy",
         ReconstructionProperty.ENERGY,
         ReconstructedEnergyContainer,
         "energy",
     ),
     Product(
         "direction",
-        "GammaPhysNetGeometry",
+        f"{PREFIX}Geometry",
         ReconstructionProperty.GEOMETRY,
         ReconstructedGeometryContainer,
         "geometry",
     ),
     Product(
         "particle_type",
-        "GammaPhysNetClassifier",
+        f"{PREFIX}Classifier",
         ReconstructionProperty.PARTICLE_TYPE,
         ParticleClassificationContainer,
         # renamed in ctapipe 0.29
@@ -83,7 +92,25 @@ PRODUCTS = (
 )
 
 
-def physical_columns(raw, angle_scale, pointing_alt, pointing_az):
+def named_products(prefix):
+    """The products with another start of their tables' names.
+
+    Parameters
+    ----------
+    prefix : str
+        In place of ``GammaPhysNet``.
+
+    Returns
+    -------
+    products : tuple of Product
+    """
+    return tuple(
+        replace(product, prefix=prefix + product.prefix.removeprefix(PREFIX))
+        for product in PRODUCTS
+    )
+
+
+def physical_columns(raw, angle_scale, tel_position, pointing_alt, pointing_az):
     """DL2 columns of raw outputs, for telescope events.
 
     Parameters
@@ -92,6 +119,8 @@ def physical_columns(raw, angle_scale, pointing_alt, pointing_az):
         As `ctapipe_gphysnet.inference.Predictor.predict` gives it.
     angle_scale : float or array-like, shape (N,)
         Of the telescope, see `ctapipe_gphysnet.camera.CameraMatch`.
+    tel_position : Quantity, shape (N, 3) or (3,)
+        Of the telescope, in `ctapipe.coordinates.GroundFrame`.
     pointing_alt, pointing_az : Quantity, shape (N,) or scalar
         Pointing of the telescope.
 
@@ -99,7 +128,8 @@ def physical_columns(raw, angle_scale, pointing_alt, pointing_az):
     -------
     columns : dict of str to dict
         For every product of the network, by the name of its task: the columns
-        without prefix, arrays or Quantities of shape (N,), and ``is_valid``.
+        without prefix, arrays or Quantities of shape (N,), and ``is_valid``. The core
+        of a network that does not know the impact point is NaN.
     """
     columns = {}
     if "energy" in raw:
@@ -108,10 +138,16 @@ def physical_columns(raw, angle_scale, pointing_alt, pointing_az):
         offset = raw["direction"] * np.reshape(angle_scale, (-1, 1))
         alt, az = TASKS["direction"].to_horizontal(offset, pointing_alt, pointing_az)
         columns["direction"] = {"alt": alt.to(u.deg), "az": az.to(u.deg)}
+        core = np.full((2, len(offset)), np.nan) * u.m
+        if "impact" in raw:
+            impact = TASKS["impact"]
+            core = impact.to_core(raw["impact"], tel_position, pointing_alt, pointing_az)
     if "particle_type" in raw:
         gammaness = TASKS["particle_type"].to_gammaness(raw["particle_type"])
         columns["particle_type"] = {"prediction": gammaness}
     for column in columns.values():
         finite = [np.isfinite(np.asarray(values)) for values in column.values()]
         column["is_valid"] = np.logical_and.reduce(finite)
+    if "direction" in columns:  # is valid without a core
+        columns["direction"].update(core_x=core[0], core_y=core[1])
     return columns

@@ -13,7 +13,7 @@ from ctapipe.reco.reconstructor import Reconstructor
 
 from .assignment import assign_models, read_predictors, table_meta
 from .combination import WEIGHTS, ProductCombiner
-from .products import PRODUCTS, physical_columns
+from .products import PREFIX, named_products, physical_columns
 from .quality import GammaPhysNetQualityQuery
 from .resources import DEFAULT_MODEL
 
@@ -48,6 +48,13 @@ class GammaPhysNetReconstructor(Reconstructor):
 
     needs_atmosphere_profile = False
 
+    prefix = Unicode(
+        PREFIX,
+        help=(
+            "Start of the names of the tables and their columns. Results of several"
+            " models for the same telescopes stand in one file under several names."
+        ),
+    ).tag(config=True)
     models = List(
         Unicode(),
         default_value=[DEFAULT_MODEL],
@@ -96,10 +103,11 @@ class GammaPhysNetReconstructor(Reconstructor):
         )
         self.quality_query = GammaPhysNetQualityQuery(parent=self)
         self._predictors = self._read_models()
-        self.assignments = assign_models(self._predictors, subarray, self.log)
+        products = named_products(self.prefix)
+        self.assignments = assign_models(self._predictors, products, subarray, self.log)
         self.products = tuple(
             product
-            for product in PRODUCTS
+            for product in products
             if any(product in a.products for a in self.assignments.values())
         )
         self._meta = {
@@ -110,6 +118,11 @@ class GammaPhysNetReconstructor(Reconstructor):
             product.prefix: ProductCombiner(product, self.stereo_weights, self)
             for product in self.products
         }
+
+    @property
+    def statistics_name(self):
+        """Of the table that says how many telescope events passed the criteria."""
+        return type(self).__name__.replace(PREFIX, self.prefix, 1)
 
     def _read_models(self):
         if self.n_jobs is not None:
@@ -188,6 +201,7 @@ class GammaPhysNetReconstructor(Reconstructor):
             columns = physical_columns(
                 predictor.predict(images),
                 scales,
+                u.Quantity([self.subarray.positions[tel_id] for tel_id in mine]),
                 [pointing.altitude.to_value(u.rad) for pointing in pointings] * u.rad,
                 [pointing.azimuth.to_value(u.rad) for pointing in pointings] * u.rad,
             )
@@ -220,7 +234,7 @@ class GammaPhysNetReconstructor(Reconstructor):
             return
         # The mean of one is that one. ctapipe's combiner would say the same, but with
         # a warning about the standard deviation and after an astropy transformation.
-        row = dict(product.nothing)
+        row = {name: product.nothing[name] for name in product.averaged}
         for container in valid.values():
             row = {name: container[name] for name in row}
         row.update(telescopes=list(valid), is_valid=bool(valid))

@@ -186,14 +186,27 @@ class ImpactTask:
         turned = TILTED_FROM_TELESCOPE @ matrix @ TILTED_FROM_TELESCOPE
         return target @ turned.T
 
-    def to_impact(self, raw):
-        """Tilted (x, y) of core minus telescope of raw outputs (N, 2).
+    def to_core(self, raw, tel_position, pointing_alt, pointing_az):
+        """Core on the ground (the plane z = 0 of the array) of raw outputs (N, 2).
+
+        Parameters
+        ----------
+        raw : array-like, shape (N, 2)
+        tel_position : Quantity, shape (N, 3) or (3,)
+            In `ctapipe.coordinates.GroundFrame`.
+        pointing_alt, pointing_az : Quantity, shape (N,) or scalar
 
         Returns
         -------
-        impact : Quantity [m], shape (N, 2)
+        core_x, core_y : Quantity [m], shape (N,)
         """
-        return 100 * np.asarray(raw, dtype=np.float64) * u.m
+        tilted_x, side = 100 * np.asarray(raw, dtype=np.float64).T
+        x, y, z = np.moveaxis(u.Quantity(tel_position).to_value(u.m), -1, 0)
+        alt, az = _radian(pointing_alt), _radian(pointing_az)
+        ahead = (tilted_x - z * np.cos(alt)) / np.sin(alt)
+        north = ahead * np.cos(az) + side * np.sin(az)
+        west = side * np.cos(az) - ahead * np.sin(az)
+        return (x + north) * u.m, (y + west) * u.m
 
 
 @dataclass(frozen=True)

@@ -157,7 +157,7 @@ def test_physical_columns():
         "particle_type": np.float32([[0, 0], [1000, -1000]]),
     }
     columns = physical_columns(
-        raw, np.array([1, 0.5]), [60, 60] * u.deg, [10, 20] * u.deg
+        raw, np.array([1, 0.5]), [0, 0, 0] * u.m, [60, 60] * u.deg, [10, 20] * u.deg
     )
     assert list(columns) == ["energy", "direction", "particle_type"]
     assert columns["direction"]["alt"].unit == columns["direction"]["az"].unit == u.deg
@@ -170,7 +170,9 @@ def test_physical_columns():
 
 def test_a_column_without_value_is_invalid():
     raw = {"energy": np.float32([[1], [np.nan]]), "direction": np.zeros((2, 2))}
-    columns = physical_columns(raw, 1.0, [60, np.nan] * u.deg, [10, 20] * u.deg)
+    columns = physical_columns(
+        raw, 1.0, [0, 0, 0] * u.m, [60, np.nan] * u.deg, [10, 20] * u.deg
+    )
     assert columns["energy"]["is_valid"].tolist() == [True, False]
     assert columns["direction"]["is_valid"].tolist() == [True, False]
 

@@ -21,6 +21,7 @@ from ..bulk import DL2Writer, reconstruct
 from ..dl1 import DL1Error, DL1File
 from ..files import reason, replaced_when_whole
 from ..merging import DL1Merger
+from ..products import named_products
 from ..quality import GammaPhysNetQualityQuery
 from ..reconstructor import GammaPhysNetReconstructor
 
@@ -81,6 +82,7 @@ class ApplyTool(Tool):
         ("i", "input"): "ApplyTool.inputs",
         ("o", "output"): "ApplyTool.output",
         ("m", "model"): "GammaPhysNetReconstructor.models",
+        "prefix": "GammaPhysNetReconstructor.prefix",
         "device": "GammaPhysNetReconstructor.device",
         "precision": "GammaPhysNetReconstructor.precision",
         "batch-size": "GammaPhysNetReconstructor.batch_size",
@@ -169,7 +171,9 @@ class ApplyTool(Tool):
             ) from error
 
     def _merge(self, aside):
-        with DL1Merger(aside, GammaPhysNetReconstructor.__name__, parent=self) as merger:
+        products = named_products(self.reconstructor.prefix)
+        statistics = self.reconstructor.statistics_name
+        with DL1Merger(aside, products, statistics, parent=self) as merger:
             for path in self.inputs:
                 self.log.info("Copying %s", path)
                 try:

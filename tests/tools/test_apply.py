@@ -301,6 +301,43 @@ def test_applying_again_replaces(apply, short, random_model, tmp_path):
         )
 
 
+def test_a_second_name_stands_beside_the_first(apply, short, random_model, tmp_path):
+    first, second = tmp_path / "first.dl2.h5", tmp_path / "second.dl2.h5"
+    assert apply([short()], first) == 0
+    other = random_model("other", seed=1)
+    prefix = "--prefix=GammaPhysNetSeed2"
+    assert apply([first], second, prefix, models=[other]) == 0
+    before, after = tables_of(first), tables_of(second)
+    assert {
+        path: rows.tobytes() for path, (rows, _) in before.items() if "/dl2" in path
+    } == {path: after[path][0].tobytes() for path in before if "/dl2" in path}
+    new = set(after) - set(before)
+    assert {path.split("/")[-2] for path in new if path.startswith("/dl2/event/tel")} == {
+        f"GammaPhysNetSeed2{kind}" for kind in ("Energy", "Geometry", "Classifier")
+    }
+    assert {path.split("/")[-1] for path in new if "service" in path} == {
+        "GammaPhysNetSeed2Reconstructor"
+    }
+    energy = ENERGY.replace("GammaPhysNet", "GammaPhysNetSeed2")
+    found = after[energy][0]["GammaPhysNetSeed2Energy_tel_energy"]
+    assert np.isfinite(found).any()
+    assert not np.array_equal(found, after[ENERGY][0][ENERGY_COLUMN], equal_nan=True)
+    assert after[energy][1]["GammaPhysNetSeed2Energy_model"] == read_model(other).name
+
+
+def test_the_core_is_per_telescope(apply, short, tmp_path):
+    """Against ctapipe's frames: the model's own outputs are tested elsewhere."""
+    output = tmp_path / "core.dl2.h5"
+    assert apply([short()], output) == 0
+    with TableLoader(output) as loader:
+        table = loader.read_telescope_events(dl2=True)
+    valid = np.asarray(table["GammaPhysNetGeometry_tel_is_valid"])
+    for axis in "xy":
+        core = np.asarray(table[f"GammaPhysNetGeometry_tel_core_{axis}"])
+        np.testing.assert_array_equal(np.isfinite(core), valid)
+        assert np.isnan(table[f"GammaPhysNetGeometry_core_{axis}"]).all()
+
+
 def test_header_and_provenance(apply, short, model, tmp_path):
     path, output = short(), tmp_path / "x.h5"
     assert apply([path], output, "--no-dl1-images") == 0
