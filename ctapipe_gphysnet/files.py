@@ -1,13 +1,19 @@
 """Output files that are whole or not there at all."""
 
 import os
+import shutil
 import tempfile
 from contextlib import contextmanager
 from pathlib import Path
 
 import tables
 
-__all__ = ["close_verified", "reason", "replaced_when_whole"]
+__all__ = [
+    "close_verified",
+    "reason",
+    "replaced_folder_when_whole",
+    "replaced_when_whole",
+]
 
 BLOCK_SIZE = 16 * 2**20  # bytes
 
@@ -41,6 +47,38 @@ def replaced_when_whole(path):
     except BaseException:
         aside.unlink(missing_ok=True)
         raise
+
+
+@contextmanager
+def replaced_folder_when_whole(path):
+    """A folder to fill that takes the place of another when it is whole.
+
+    Parameters
+    ----------
+    path : path-like
+        Of the folder that is to be. A folder that is there stays until the end, and
+        for good if the body raises an exception.
+
+    Yields
+    ------
+    aside : pathlib.Path
+        An empty folder beside it, with a hidden name.
+    """
+    path = Path(path).resolve()
+    aside = Path(tempfile.mkdtemp(dir=path.parent, prefix=f".{path.name}."))
+    old = aside.with_name(aside.name + ".old")
+    try:
+        aside.chmod(0o777 & ~_umask())
+        yield aside
+        if path.exists():
+            path.replace(old)
+        aside.replace(path)
+    except BaseException:
+        if old.exists() and not path.exists():
+            old.replace(path)
+        shutil.rmtree(aside, ignore_errors=True)
+        raise
+    shutil.rmtree(old, ignore_errors=True)
 
 
 def _umask():

@@ -7,6 +7,7 @@ import pytest
 import torch
 from array_source import write_array_dl1
 from astropy.table import Table
+from ctapipe.core import Provenance, run_tool
 from ctapipe.instrument import CameraGeometry, SubarrayDescription
 from models import make_model
 
@@ -16,6 +17,7 @@ from ctapipe_gphysnet.lattice import CameraLattice
 from ctapipe_gphysnet.network.model import GammaPhysNet, NetworkOptions
 from ctapipe_gphysnet.preprocessing import Preprocessing
 from ctapipe_gphysnet.resources import RESOURCES
+from ctapipe_gphysnet.tools.apply import ApplyTool
 
 #: Simulated events and camera tables that stay out of the repository.
 SHARED = Path(
@@ -89,6 +91,28 @@ def random_model(lst_telescope, tmp_path_factory):
         return make_model(folder / f"{name}.safetensors", telescope, **options)
 
     return write
+
+
+@pytest.fixture(scope="session")
+def dl2_path(sample_path, random_model, tmp_path_factory):
+    """The sample with the results of three networks of random weights, without images.
+
+    Those of ``Other`` are two trainings.
+    """
+    folder = tmp_path_factory.mktemp("dl2")
+    path, last = sample_path, "GammaPhysNet"
+    for i, prefix in enumerate(("OtherSeed1", "OtherSeed2", last)):
+        output = folder / f"{prefix}.dl2.h5"
+        arguments = [f"--input={path}", f"--output={output}", f"--prefix={prefix}"]
+        arguments.append(f"--model={random_model(prefix, seed=i)}")
+        if prefix == last:
+            arguments.append("--no-dl1-images")
+        Provenance().clear()
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # those of PyTables about ctapipe's names
+            run_tool(ApplyTool(), [*arguments, "--no-progress"], cwd=folder, raises=True)
+        path = output
+    return path
 
 
 @pytest.fixture(scope="session")

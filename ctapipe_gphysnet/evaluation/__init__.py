@@ -1,0 +1,1 @@
+"""Judging reconstructors on simulated DL2 events."""

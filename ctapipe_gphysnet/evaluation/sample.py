@@ -1,0 +1,443 @@
+"""Simulated DL2 events with the results of several reconstructors, side by side."""
+
+import re
+from collections import Counter
+from dataclasses import dataclass, field, replace
+
+import astropy.units as u
+import numpy as np
+import tables
+from astropy.coordinates import angular_separation
+from astropy.table import QTable, vstack
+from ctapipe.core import QualityQuery
+from ctapipe.core.expression_engine import ExpressionError
+from ctapipe.io import TableLoader
+from ctapipe.io.hdf5dataformat import DL2_SUBARRAY_GROUP, DL2_TEL_GROUP
+from tqdm.auto import tqdm
+from traitlets import TraitError
+
+from ..files import reason
+
+__all__ = ["PARTICLES", "EvaluationError", "Reconstructor", "Sample", "read_sample"]
+
+# true_shower_primary_id, as sim_telarray has it
+PARTICLES = {0: "gamma", 1: "electron", 101: "proton"}
+
+# the property by the ending of a table's name; by the name of its group in the file
+ENDINGS = {"Energy": "energy", "Geometry": "geometry", "Classifier": "particle_type"}
+GROUPS = {
+    "energy": "energy",
+    "geometry": "geometry",
+    "particle_type": "particle_type",
+    "classification": "particle_type",  # its name up to ctapipe 0.28
+}
+NAME = re.compile(
+    r"(?P<name>.*?)(?:Seed(?P<seed>\d+))?(?P<ending>" + "|".join(ENDINGS) + ")"
+)
+
+CHUNK_SIZE = 100_000
+
+
+class EvaluationError(ValueError):
+    """Events cannot be evaluated; the message says which and why."""
+
+
+@dataclass(frozen=True)
+class Reconstructor:
+    """Names of a reconstructor's DL2 tables.
+
+    Attributes
+    ----------
+    name : str
+    seed : int or None
+        Where several trainings of one reconstructor stand in the files.
+    energy, geometry, particle_type : str or None
+        Prefix of the property's table and columns; None where it has none.
+    """
+
+    name: str
+    seed: int | None = None
+    energy: str | None = None
+    geometry: str | None = None
+    particle_type: str | None = None
+
+    def __str__(self):
+        return self.name if self.seed is None else f"{self.name}, seed {self.seed}"
+
+    @property
+    def prefixes(self):
+        """The prefixes that there are, by property."""
+        every = {name: getattr(self, name) for name in ENDINGS.values()}
+        return {name: prefix for name, prefix in every.items() if prefix}
+
+
+@dataclass
+class Sample:
+    """Simulated events, and what reconstructors say of them.
+
+    Attributes
+    ----------
+    events : astropy.table.QTable, N rows
+        ``obs_id``, ``event_id``, ``tel_id``, ``particle``, ``true_energy``,
+        ``true_alt``, ``true_az``, ``true_core_x``, ``true_core_y``, ``pointing_alt``,
+        ``pointing_az``, ``intensity``. The pointing and the intensity are NaN where
+        the file does not tell, as for events of an array.
+    results : dict of Reconstructor to astropy.table.QTable, N rows
+        ``reco_energy``, ``reco_alt``, ``reco_az``, ``theta`` (distance from the true
+        direction), ``core_error`` (distance from the true core on the ground) and
+        ``gammaness``; NaN where there is none.
+    selected : dict of str to ndarray of bool, shape (N,)
+        Which events pass the criteria of a selection, by its name.
+    removed : dict of str to list of tuple
+        For every selection the criteria: name, expression, and how many of all
+        events pass all criteria up to this one.
+    files : list of dict
+        For every file its path, the number of events of every particle, and the
+        versions and models that its tables name.
+    """
+
+    events: QTable
+    results: dict
+    selected: dict
+    removed: dict = field(default_factory=dict)
+    files: list = field(default_factory=list)
+
+    def __len__(self):
+        return len(self.events)
+
+    def is_particle(self, name):
+        """Which events are of a kind, ndarray of bool, shape (N,)."""
+        return np.asarray(self.events["particle"]) == name
+
+
+def read_sample(
+    paths,
+    selections,
+    names=None,
+    array_wise=False,
+    focal_length_choice=None,
+    progress=False,
+):
+    """Read simulated DL2 events of several files.
+
+    Parameters
+    ----------
+    paths : list of path-like
+        ctapipe DL2 files.
+    selections : dict of str to list of (str, str)
+        Quality criteria of every selection, each with its name, as for
+        `ctapipe.core.QualityQuery`, in terms of the columns that
+        `ctapipe.io.TableLoader` gives.
+    names : list of str, optional
+        Reconstructors to read; by default all whose tables' names end in Energy,
+        Geometry or Classifier.
+    array_wise : bool
+        Whether to read the results for array events instead of those for telescopes.
+    focal_length_choice : ctapipe.instrument.FocalLengthKind, optional
+        As for `ctapipe.io.TableLoader`.
+    progress : bool
+        Whether to show a progress bar.
+
+    Returns
+    -------
+    sample : Sample
+
+    Raises
+    ------
+    EvaluationError
+        If a file has no truth, lacks a reconstructor that another one has, has tables
+        with different events, or there is an event twice.
+    """
+    options = (
+        {}
+        if focal_length_choice is None
+        else {"focal_length_choice": focal_length_choice}
+    )
+    reconstructors = _common_reconstructors(paths, names, array_wise)
+    queries = {name: _query(name, criteria) for name, criteria in selections.items()}
+    parts = []
+    for path in paths:
+        _verify_same_events(path, reconstructors, array_wise)
+        parts.extend(
+            _read_file(path, queries, reconstructors, array_wise, options, progress)
+        )
+    sample = _joined(parts, selections, reconstructors)
+    _verify_no_event_twice(sample.events, paths)
+    return sample
+
+
+def _query(name, criteria):
+    try:
+        return QualityQuery(quality_criteria=[tuple(c) for c in criteria])
+    except (ExpressionError, TraitError, TypeError) as error:
+        raise EvaluationError(
+            f"criteria of the selection {name} cannot be used: {error}"
+        ) from error
+
+
+def _open(path):
+    try:
+        return tables.open_file(path)
+    except (OSError, tables.HDF5ExtError) as error:
+        raise EvaluationError(f"{path} cannot be read: {reason(error)}") from error
+
+
+def _tables(file, array_wise):
+    """Prefix and property of every DL2 table of a file, with its node."""
+    base = DL2_SUBARRAY_GROUP if array_wise else DL2_TEL_GROUP
+    for group, kind in GROUPS.items():
+        if f"{base}/{group}" in file.root:
+            for node in file.get_node(f"{base}/{group}"):
+                yield node._v_name, kind, node
+
+
+def find_reconstructors(path, array_wise=False):
+    """The reconstructors of a DL2 file.
+
+    Parameters
+    ----------
+    path : path-like
+    array_wise : bool
+
+    Returns
+    -------
+    reconstructors : dict of (str, int or None) to Reconstructor
+        By name and seed.
+
+    Raises
+    ------
+    EvaluationError
+        If the file cannot be read.
+    """
+    found = {}
+    with _open(path) as file:
+        for prefix, kind, _ in _tables(file, array_wise):
+            match = NAME.fullmatch(prefix)
+            if match is None or ENDINGS[match["ending"]] != kind:
+                continue
+            seed = int(match["seed"]) if match["seed"] else None
+            key = match["name"], seed
+            known = found.get(key, Reconstructor(*key))
+            found[key] = replace(known, **{kind: prefix})
+    return found
+
+
+def _common_reconstructors(paths, names, array_wise):
+    """Those that all files have; raises if a file lacks what another has."""
+    if not paths:
+        raise EvaluationError("no input: give DL2 files")
+    by_file = {path: find_reconstructors(path, array_wise) for path in paths}
+    wanted = {}
+    for found in by_file.values():
+        for key, reconstructor in found.items():
+            if names is None or not names or reconstructor.name in names:
+                wanted.setdefault(key, reconstructor)
+    level = "array-wise" if array_wise else "telescope-wise"
+    missing = set(names or ()) - {name for name, _ in wanted}
+    if missing or not wanted:
+        every = sorted({name for found in by_file.values() for name, _ in found})
+        what = (
+            f"reconstructor {', '.join(sorted(missing))}" if missing else "reconstructor"
+        )
+        raise EvaluationError(
+            f"no {level} results of {what} in {', '.join(map(str, paths))}; found:"
+            f" {', '.join(every) or 'none'}"
+        )
+    for path, found in by_file.items():
+        for key, reconstructor in wanted.items():
+            lacking = set(reconstructor.prefixes.values())
+            lacking -= set(found[key].prefixes.values()) if key in found else set()
+            if lacking:
+                raise EvaluationError(
+                    f"{path} has no {level} results of {reconstructor}: table"
+                    f" {', '.join(sorted(lacking))} is missing. Apply it to this file"
+                    " too, or name the reconstructors to compare with --reconstructor"
+                )
+    return list(wanted.values())
+
+
+def _verify_same_events(path, reconstructors, array_wise):
+    """Raise if the tables of a file are not about the same events."""
+    prefixes = {p for r in reconstructors for p in r.prefixes.values()}
+    first = {}
+    with _open(path) as file:
+        for prefix, _, node in _tables(file, array_wise):
+            if prefix not in prefixes:
+                continue
+            for table in [node] if array_wise else list(node):
+                place = "" if array_wise else table._v_name
+                keys = np.column_stack([table.col("obs_id"), table.col("event_id")])
+                name, expected = first.setdefault(place, (table._v_pathname, keys))
+                if not np.array_equal(keys, expected):
+                    raise EvaluationError(
+                        f"{path}: {table._v_pathname} has {len(keys)} events and {name}"
+                        f" {len(expected)}, or others: results of different events"
+                        " cannot be compared; apply the reconstructor anew"
+                    )
+
+
+def _read_file(path, queries, reconstructors, array_wise, options, progress):
+    """Parts of the sample, a chunk of events each."""
+    counts, meta = Counter(), {}
+    try:
+        with TableLoader(path, **options) as loader:
+            read = (
+                loader.read_subarray_events_chunked
+                if array_wise
+                else loader.read_telescope_events_chunked
+            )
+            flags = {"dl2": True, "simulated": True}
+            if not array_wise:
+                flags.update(dl1_images=False, dl1_parameters=True, true_parameters=False)
+            chunks = read(CHUNK_SIZE, **flags)
+            for chunk in tqdm(chunks, desc=str(path), unit="chunk", disable=not progress):
+                table = chunk.data
+                if not len(table):
+                    continue
+                meta.update(table.meta)
+                part = _part(path, table, reconstructors, array_wise)
+                counts.update(part.events["particle"].tolist())
+                part.selected = {
+                    name: _mask(path, query, table) for name, query in queries.items()
+                }
+                part.removed = {
+                    name: _passed_counts(query, table) for name, query in queries.items()
+                }
+                yield part
+    except (OSError, tables.HDF5ExtError, tables.NoSuchNodeError) as error:
+        raise EvaluationError(f"{path} cannot be read: {reason(error)}") from error
+    if not counts:
+        raise EvaluationError(f"{path} has no events")
+    empty = Sample(QTable(), {}, {})
+    empty.files = [{"path": str(path), "counts": dict(counts), "meta": meta}]
+    yield empty
+
+
+def _mask(path, query, table):
+    try:
+        return np.asarray(query.get_table_mask(table), dtype=bool)
+    except (ExpressionError, NameError, KeyError, AttributeError) as error:
+        raise EvaluationError(
+            f"{path}: a criterion of the selection cannot be evaluated: {error}"
+        ) from error
+
+
+def _passed_counts(query, table):
+    """Number of events that pass all criteria up to each one."""
+    passed = np.ones(len(table), dtype=bool)
+    counts = []
+    for name, expression in query.quality_criteria:
+        one = QualityQuery(quality_criteria=[(name, expression)])
+        passed &= np.asarray(one.get_table_mask(table), dtype=bool)
+        counts.append((name, expression, int(passed.sum())))
+    return counts
+
+
+def _column(path, table, name, unit=None):
+    """A column as plain numbers, or a Quantity; masked values are NaN."""
+    if name not in table.colnames:
+        raise EvaluationError(f"{path} has no column {name}: are these simulated events?")
+    values = np.ma.filled(np.ma.asarray(table[name], dtype=np.float64), np.nan)
+    if unit is None:
+        return np.asarray(values)
+    return u.Quantity(values, table[name].unit or unit, copy=False).to(unit)
+
+
+def _part(path, table, reconstructors, array_wise):
+    events = QTable()
+    events["obs_id"] = np.asarray(table["obs_id"])
+    events["event_id"] = np.asarray(table["event_id"])
+    events["tel_id"] = 0 if array_wise else np.asarray(table["tel_id"])
+    primary = _column(path, table, "true_shower_primary_id").astype(int)
+    unknown = sorted(set(primary.tolist()) - set(PARTICLES))
+    if unknown:
+        raise EvaluationError(
+            f"{path}: true_shower_primary_id {', '.join(map(str, unknown))}; known are"
+            f" {', '.join(f'{i} ({name})' for i, name in PARTICLES.items())}"
+        )
+    events["particle"] = np.array([PARTICLES[i] for i in primary], dtype="U8")
+    events["true_energy"] = _column(path, table, "true_energy", u.TeV)
+    for name in ("true_alt", "true_az"):
+        events[name] = _column(path, table, name, u.deg)
+    for name in ("true_core_x", "true_core_y"):
+        events[name] = _column(path, table, name, u.m)
+    nothing = np.full(len(table), np.nan)
+    for name, column in (
+        ("pointing_alt", "telescope_pointing_altitude"),
+        ("pointing_az", "telescope_pointing_azimuth"),
+    ):
+        known = column in table.colnames
+        events[name] = _column(path, table, column, u.deg) if known else nothing * u.deg
+    known = "hillas_intensity" in table.colnames
+    events["intensity"] = _column(path, table, "hillas_intensity") if known else nothing
+    results = {r: _result(path, table, r, events, array_wise) for r in reconstructors}
+    return Sample(events, results, {})
+
+
+def _result(path, table, reconstructor, events, array_wise):
+    """What one reconstructor says of the events of a table."""
+
+    def columns(kind, names, unit):
+        prefix = getattr(reconstructor, kind)
+        start = prefix if array_wise or prefix is None else f"{prefix}_tel"
+        if prefix is None:
+            return [np.full(len(table), np.nan) * (unit or 1) for _ in names]
+        valid = _column(path, table, f"{start}_is_valid") == 1
+        found = [_column(path, table, f"{start}_{name}", unit) for name in names]
+        # a property is there as a whole or not at all
+        valid &= np.logical_and.reduce([np.isfinite(values) for values in found])
+        for values in found:
+            values[~valid] = np.nan
+        return found
+
+    result = QTable()
+    (result["reco_energy"],) = columns("energy", ["energy"], u.TeV)
+    result["reco_alt"], result["reco_az"] = columns("geometry", ["alt", "az"], u.deg)
+    core = columns("geometry", ["core_x", "core_y"], u.m)
+    (result["gammaness"],) = columns("particle_type", ["prediction"], None)
+    result["theta"] = angular_separation(
+        result["reco_az"], result["reco_alt"], events["true_az"], events["true_alt"]
+    ).to(u.deg)
+    result["core_error"] = np.hypot(
+        core[0] - events["true_core_x"], core[1] - events["true_core_y"]
+    )
+    return result
+
+
+def _joined(parts, selections, reconstructors):
+    """One sample of many."""
+    files = [file for part in parts for file in part.files]
+    parts = [part for part in parts if not part.files]
+    removed = {
+        name: [
+            (criterion, expression, sum(part.removed[name][i][2] for part in parts))
+            for i, (criterion, expression, _) in enumerate(parts[0].removed[name])
+        ]
+        for name in selections
+    }
+    return Sample(
+        vstack([part.events for part in parts], metadata_conflicts="silent"),
+        {
+            r: vstack([part.results[r] for part in parts], metadata_conflicts="silent")
+            for r in reconstructors
+        },
+        {name: np.concatenate([p.selected[name] for p in parts]) for name in selections},
+        removed,
+        files,
+    )
+
+
+def _verify_no_event_twice(events, paths):
+    """Raise if the same event of the same kind stands in the files twice."""
+    columns = [np.asarray(events[n]) for n in ("obs_id", "event_id", "tel_id")]
+    columns.append(np.unique(np.asarray(events["particle"]), return_inverse=True)[1])
+    order = np.lexsort(columns)
+    same = np.logical_and.reduce([np.diff(c[order]) == 0 for c in columns])
+    if same.any():
+        row = events[order[np.flatnonzero(same)[0]]]
+        raise EvaluationError(
+            f"{same.sum()} events are twice in {', '.join(map(str, paths))}, for example"
+            f" {row['particle']} obs_id {row['obs_id']}, event_id {row['event_id']},"
+            f" tel_id {row['tel_id']}: give every event once; several trainings of one"
+            " reconstructor stand in one file under names with Seed1, Seed2 ..."
+        )
