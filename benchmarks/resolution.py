@@ -1,6 +1,7 @@
 """AUC and 68 % resolutions of a DL2 file of gammas and one of protons.
 
     python benchmarks/resolution.py gamma.dl2.h5 proton.dl2.h5
+    python benchmarks/resolution.py gamma.dl2.h5 proton.dl2.h5 --prefix HillasRF
 
 Needs the newest of the versions of ctapipe that wrote the files. Telescope-wise
 results. Angular resolution: 68 % quantile of the angular distance (pyirf). Energy
@@ -54,7 +55,7 @@ def selection(table, minimum):
     return (np.asarray(table["hillas_intensity"]) > minimum) & (leakage < MAX_LEAKAGE)
 
 
-def show_resolutions(gamma, minimum):
+def show_resolutions(gamma, minimum, prefix):
     """Print the table of angular and energy resolution per true energy."""
     gamma = gamma[selection(gamma, minimum)]
     # Quantity, for columns of a Table may be plain numbers with a unit
@@ -62,14 +63,14 @@ def show_resolutions(gamma, minimum):
         name: u.Quantity(gamma[column]).to_value(u.TeV)
         for name, column in (
             ("true", "true_energy"),
-            ("reco", "GammaPhysNetEnergy_tel_energy"),
+            ("reco", f"{prefix}Energy_tel_energy"),
         )
     }
     angles = [
         u.Quantity(gamma[column])
         for column in (
-            "GammaPhysNetGeometry_tel_az",
-            "GammaPhysNetGeometry_tel_alt",
+            f"{prefix}Geometry_tel_az",
+            f"{prefix}Geometry_tel_alt",
             "true_az",
             "true_alt",
         )
@@ -92,11 +93,11 @@ def show_resolutions(gamma, minimum):
         )
 
 
-def show_auc(gamma, proton):
+def show_auc(gamma, proton, prefix):
     """Print the AUC of all events and per intensity."""
     table = {}
     for name, events in (("gamma", gamma), ("proton", proton)):
-        score = np.asarray(events["GammaPhysNetClassifier_tel_prediction"])
+        score = np.asarray(events[f"{prefix}Classifier_tel_prediction"])
         good = selection(events, INTENSITY_BINS[0]) & np.isfinite(score)
         intensity = np.asarray(events["hillas_intensity"])[good]
         table[name] = (score[good], intensity)
@@ -119,11 +120,17 @@ def main():
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("gamma", help="DL2 file of simulated gamma rays")
     parser.add_argument("proton", help="DL2 file of simulated protons")
+    parser.add_argument(
+        "--prefix",
+        default="GammaPhysNet",
+        help="of the results, without Energy, Geometry or Classifier"
+        " (default: %(default)s)",
+    )
     options = parser.parse_args()
     gamma, proton = read(options.gamma), read(options.proton)
-    show_auc(gamma, proton)
+    show_auc(gamma, proton, options.prefix)
     for minimum in (50, 150):
-        show_resolutions(gamma, minimum)
+        show_resolutions(gamma, minimum, options.prefix)
 
 
 if __name__ == "__main__":

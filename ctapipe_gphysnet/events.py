@@ -15,7 +15,14 @@ from .camera import CameraLayout, CameraMismatch
 from .lattice import LatticeError
 from .tasks import GAMMA_ID, TASKS
 
-__all__ = ["EventError", "EventSample", "EventSelection", "read_events"]
+__all__ = [
+    "EventError",
+    "EventSample",
+    "EventSelection",
+    "read_events",
+    "set_aside",
+    "shower_numbers",
+]
 
 # CORSIKA and sim_telarray number the uses of one shower consecutively:
 # event_id = 100 * shower + use.
@@ -25,6 +32,50 @@ CHUNK_SIZE = 2000  # events read at once, 60 MB of LSTCam images
 
 class EventError(ValueError):
     """A file cannot be trained on."""
+
+
+def shower_numbers(events):
+    """A number for every event, equal for events of one shower.
+
+    Parameters
+    ----------
+    events : astropy.table.Table, N rows
+        With the columns obs_id, event_id and true_shower_primary_id.
+
+    Returns
+    -------
+    numbers : ndarray of int, shape (N,)
+        From 0 on, without gaps.
+    """
+    keys = np.column_stack(
+        [
+            events["obs_id"],
+            events["event_id"] // EVENTS_PER_SHOWER_ID,
+            events["true_shower_primary_id"],
+        ]
+    ).astype(np.int64)
+    return np.unique(keys, axis=0, return_inverse=True)[1].reshape(-1)
+
+
+def set_aside(events, fraction, seed):
+    """Draw a share of the showers, each with all of its events.
+
+    Parameters
+    ----------
+    events : astropy.table.Table, N rows
+        As for `shower_numbers`.
+    fraction : float
+        Share of the showers.
+    seed : int
+        Of the draw.
+
+    Returns
+    -------
+    aside : ndarray of bool, shape (N,)
+    """
+    shower = shower_numbers(events)
+    draw = np.random.default_rng(seed).random(shower.max() + 1)
+    return draw[shower] < fraction
 
 
 class EventSelection(QualityQuery):
@@ -68,18 +119,6 @@ class EventSample:
         return len(self.images)
 
     @property
-    def shower(self):
-        """A number for every event, equal for events of one shower."""
-        keys = np.column_stack(
-            [
-                self.truth["obs_id"],
-                self.truth["event_id"] // EVENTS_PER_SHOWER_ID,
-                self.truth["true_shower_primary_id"],
-            ]
-        ).astype(np.int64)
-        return np.unique(keys, axis=0, return_inverse=True)[1].reshape(-1)
-
-    @property
     def is_signal(self):
         """Gamma rays, bool of shape (N,)."""
         return np.asarray(self.truth["true_shower_primary_id"]) == GAMMA_ID
@@ -114,9 +153,7 @@ class EventSample:
         first, second : ndarray of int
             Indices of the events, in their order.
         """
-        shower = self.shower
-        draw = np.random.default_rng(seed).random(shower.max() + 1)
-        aside = draw[shower] < fraction
+        aside = set_aside(self.truth, fraction, seed)
         return np.flatnonzero(~aside), np.flatnonzero(aside)
 
 

@@ -5,7 +5,13 @@ import pytest
 import tables
 from ctapipe.io import TableLoader
 
-from ctapipe_gphysnet.events import EventError, EventSample, EventSelection, read_events
+from ctapipe_gphysnet.events import (
+    EventError,
+    EventSample,
+    EventSelection,
+    read_events,
+    shower_numbers,
+)
 from ctapipe_gphysnet.preprocessing import Preprocessing
 from ctapipe_gphysnet.tasks import TASKS
 
@@ -72,7 +78,7 @@ def test_impact_distance_is_the_simulated_one(sample, sample_path):
 def test_split_keeps_showers_whole(sample):
     first, second = sample.split(0.3, seed=1)
     assert sorted([*first, *second]) == list(range(len(sample)))
-    shower = sample.shower
+    shower = shower_numbers(sample.truth)
     assert not set(shower[first]) & set(shower[second])
     assert len(np.unique(shower)) < len(sample)
     assert 0.1 < len(second) / len(sample) < 0.5

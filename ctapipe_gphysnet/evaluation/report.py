@@ -35,6 +35,12 @@ COMPARED = (
     ("energy_resolution", "resolution", "energy resolution"),
     ("energy_resolution", "bias", "energy bias"),
 )
+# what stands first in the report, in the interval of true energy with this energy
+SHORT = (
+    ("angular_resolution", "angular_resolution"),
+    ("energy_resolution", "containment"),
+)
+SHORT_ENERGY = 300 * u.GeV
 SIGNIFICANT = 2  # standard deviations
 
 
@@ -69,7 +75,9 @@ def render(sample, selections, settings):
             f" {published['resolution'].meta['source']}. Other telescope data, zenith and"
             " cuts: for orientation, not a comparison."
         )
+    parts = [_selection(sample, name, s) for name, s in selections.items()]
     return environment.get_template("report.html").render(
+        short=_short(selections),
         title=settings["title"],
         command=settings["command"],
         date=datetime.datetime.now(datetime.UTC).strftime("%Y-%m-%d %H:%M UTC"),
@@ -80,7 +88,7 @@ def render(sample, selections, settings):
         files=_files(sample),
         simulations=_simulations(settings["simulations"]),
         reconstructors=_reconstructors(sample),
-        selections=[_selection(sample, name, s) for name, s in selections.items()],
+        selections=parts,
     )
 
 
@@ -270,6 +278,42 @@ def _scores(summaries):
         )
     columns = ["reconstructor", "seeds", "gammas", "protons", "AUC"]
     return html_table([*columns, "precision", "recall", "F1"], rows)
+
+
+def _short(selections):
+    """The most important numbers of all selections."""
+    rows = []
+    for name, parts in selections.items():
+        auc = parts["summaries"]["auc"]
+        for row in auc[np.asarray(auc["axis"]) == "all"] if len(auc) else ():
+            counts = (f"{row['n_gamma']:,}", f"{row['n_proton']:,}")
+            resolutions = [
+                _at(parts["summaries"][table], row["reconstructor"], value)
+                for table, value in SHORT
+            ]
+            rows.append(
+                [
+                    name,
+                    row["reconstructor"],
+                    *counts,
+                    with_error(row, "auc"),
+                    *resolutions,
+                ]
+            )
+    columns = ["selection", "reconstructor", "gammas", "protons", "AUC"]
+    angle = f"angular resolution at {SHORT_ENERGY:g} [deg]"
+    energy = f"energy, 68 % containment at {SHORT_ENERGY:g}"
+    return html_table([*columns, angle, energy], rows, n_text=2)
+
+
+def _at(summary, name, value):
+    """A value of a reconstructor in the interval that holds `SHORT_ENERGY`."""
+    if not len(summary):
+        return "–"
+    chosen = np.asarray(summary["reconstructor"]) == name
+    chosen &= summary["true_energy_low"] <= SHORT_ENERGY
+    chosen &= summary["true_energy_high"] > SHORT_ENERGY
+    return with_error(summary[chosen][0], value) if chosen.any() else "–"
 
 
 def _comparisons(summaries):
