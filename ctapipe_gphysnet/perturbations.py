@@ -11,6 +11,7 @@ import numpy as np
 from ctapipe.containers import ArrayEventContainer, DL1CameraContainer
 from ctapipe.core import TelescopeComponent
 from ctapipe.core.traits import ComponentName, Float, Int
+from ctapipe.fitting import FIT_RNG
 from ctapipe.image import ImageModifier, ImageProcessor, InvalidPixelHandler
 
 from .dl1 import ArrayEvents, DL1File, TelescopeEvents
@@ -18,7 +19,7 @@ from .dl1 import ArrayEvents, DL1File, TelescopeEvents
 __all__ = ["ImagePerturbation", "PerturbedFile"]
 
 # What a random generator is for, so that each change has draws of its own.
-NIGHT_SKY, DEAD_PIXELS = range(2)
+NIGHT_SKY, DEAD_PIXELS, TIMING_FIT = range(3)
 BLOCK_EVENTS = 200
 
 
@@ -109,6 +110,15 @@ class ImagePerturbation(TelescopeComponent):
             return image, peak_time
         return self._fill(tel_id, image, peak_time, dead[np.newaxis])
 
+    def seed_timing_fit(self, tel_id, obs_id, event_id):
+        """Make the image parameters of a telescope event repeatable.
+
+        ctapipe's fit of the time gradient draws points by a generator that all events
+        share, so that it depends on the events before.
+        """
+        generator = self._generator(TIMING_FIT, (obs_id, event_id, tel_id))
+        FIT_RNG.bit_generator.state = generator.bit_generator.state
+
     def _generator(self, purpose, key):
         return np.random.default_rng([self.seed, purpose, *key])
 
@@ -176,6 +186,7 @@ class PerturbedFile(DL1File):
             event.dl1.tel[telescope.tel_id] = DL1CameraContainer(
                 image=telescope.image[i], peak_time=telescope.peak_time[i]
             )
+            self._perturb.seed_timing_fit(telescope.tel_id, *key)
             self._process(event)
             parameters.append(event.dl1.tel[telescope.tel_id].parameters)
         telescope.parameters["tel_id"] = np.int16(telescope.tel_id)

@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 from astropy.io import fits
 from astropy.table import QTable, Table
-from ctapipe.core import Provenance, run_tool
+from ctapipe.core import Provenance, provenance, run_tool
 from ctapipe.io import (
     DL2EventPreprocessor,
     TableLoader,
@@ -110,8 +110,15 @@ def results(shared_path, random_model, few_events, tmp_path_factory):
     model = f"--model={random_model('small')}"
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(Predictor, "predict", guess)
-        for particle, name in (("gamma", "gamma_point"), ("proton", "proton_test")):
-            apply(shared_path(f"dl1/{name}.dl1.h5"), folder / f"{particle}.dl2.h5", model)
+        # the list of installed packages takes as long as all else
+        patch.setattr(provenance, "_get_python_packages", list)
+        _run_tools(folder, shared_path, model, few_events)
+    return folder
+
+
+def _run_tools(folder, shared_path, model, few_events):
+    for particle, name in (("gamma", "gamma_point"), ("proton", "proton_test")):
+        apply(shared_path(f"dl1/{name}.dl1.h5"), folder / f"{particle}.dl2.h5", model)
 
     inputs = [f"--config={CONFIG}", f"--config={few_events}"]
     inputs += [f"--{p}-file={folder}/{p}.dl2.h5" for p in ("gamma", "proton")]
@@ -126,7 +133,6 @@ def results(shared_path, random_model, few_events, tmp_path_factory):
             f"{flag}spatial-selection-applied",
             cwd=folder,
         )
-    return folder
 
 
 def expected_area(folder, kind, bins):

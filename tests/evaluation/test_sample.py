@@ -178,7 +178,7 @@ def test_the_same_events_twice(dl2_path, changed):
 
 @pytest.mark.parametrize("criterion", ["no_such_column > 3", "hillas_intensity >"])
 def test_a_criterion_that_cannot_be_evaluated(dl2_path, criterion):
-    with pytest.raises(EvaluationError, match="criterion"):
+    with pytest.raises(EvaluationError, match="criteri(on|a) of the selection"):
         read_sample([dl2_path], {"low": [("wrong", criterion)]})
 
 

