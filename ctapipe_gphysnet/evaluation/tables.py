@@ -1,6 +1,6 @@
 """All tables of an evaluation, for one selection of events."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import astropy.units as u
 import numpy as np
@@ -128,6 +128,24 @@ class Binning:
             energy_min.to(u.TeV), energy_max.to(u.TeV), bins_per_decade
         )
         return cls(energy, np.asarray(intensity, dtype=float), threshold)
+
+    def with_energy(self, edges):
+        """The same bins, but for other ones of the energy.
+
+        Parameters
+        ----------
+        edges : sequence of float
+            TeV, ascending.
+
+        Raises
+        ------
+        ValueError
+            If there are fewer than two, or they do not ascend from above 0.
+        """
+        edges = np.asarray(edges, dtype=float)
+        if len(edges) < 2 or not (np.diff(edges, prepend=0) > 0).all():
+            raise ValueError(f"edges have to be two or more that ascend, got {edges}")
+        return replace(self, energy=u.Quantity(edges, u.TeV))
 
 
 def make_tables(sample, selection, binning, seed=0):

@@ -97,6 +97,13 @@ class EvaluateTool(Tool):
         u.physical.energy, default_value=20 * u.TeV, help="Highest energy"
     ).tag(config=True)
     bins_per_decade = Int(5, min=1, help="Bins in a decade of energy").tag(config=True)
+    energy_edges = List(
+        Float(),
+        help=(
+            "Edges of the bins in energy [TeV]. Not set: bins_per_decade from energy_min"
+            " to energy_max"
+        ),
+    ).tag(config=True)
     intensity_bins = List(
         Float(),
         [50, 80, 200, 800, 3200, float("inf")],
@@ -184,6 +191,8 @@ class EvaluateTool(Tool):
                 self.intensity_bins,
                 self.threshold,
             )
+            if self.energy_edges:
+                self.binning = self.binning.with_energy(self.energy_edges)
         except (ValueError, u.UnitsError) as error:
             raise ToolConfigurationError(f"bins of energy: {error}") from error
         for path in self.inputs:

@@ -64,6 +64,15 @@ def test_tables(report):
     assert ((overall["auc"] > 0) & (overall["auc"] < 1)).all()
 
 
+def test_edges_of_energy(dl2_path, tmp_path):
+    edges = [f"--EvaluateTool.energy_edges={edge}" for edge in (0.02, 0.1, 5)]
+    arguments = [dl2_path, "--cuts=low", "--no-response", "-o", tmp_path / "report"]
+    assert run(*arguments, *edges, cwd=tmp_path) == 0
+    table = QTable.read(tmp_path / "report" / "low" / "angular_resolution.ecsv")
+    assert set(table["true_energy_low"].to_value("TeV")) == {0.02, 0.1}
+    assert set(table["true_energy_high"].to_value("TeV")) == {0.1, 5}
+
+
 def test_figures(report):
     for name in ("angular_resolution", "energy_resolution", "auc", "roc", "migration"):
         assert (report / "bright" / f"{name}.png").read_bytes()[1:4] == b"PNG"
@@ -98,6 +107,10 @@ def message_of(capfd):
         (["--cuts=nothing"], "no gamma passes the criteria of selection nothing"),
         (["--cuts=absent"], "no selection absent; there are bright, nothing"),
         (["--reconstructor=Forest"], "of reconstructor Forest"),
+        (
+            ["--EvaluateTool.energy_edges=1", "--EvaluateTool.energy_edges=0.1"],
+            "edges have to be two or more that ascend",
+        ),
     ],
 )
 def test_bad_options(dl2_path, config, tmp_path, capfd, arguments, message):
