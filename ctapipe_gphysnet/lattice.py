@@ -291,14 +291,28 @@ def _basis_vectors(positions, kind):
     return np.array(basis)
 
 
-def _walk(positions, basis, kind):
-    """Number the cells by walking from pixel to touching pixel."""
+def _steps(positions, basis, kind):
+    """For every pixel the touching pixels, each with its offset in row and column."""
     pitch = np.linalg.norm(basis, axis=1).mean()
     offsets = EDGE_OFFSETS[kind]
     offsets = np.array(offsets + [(-row, -column) for row, column in offsets])
-    tree = cKDTree(positions)
-    touching = tree.query_ball_point(positions, (1 + STEP_TOLERANCE) * pitch)
+    pairs = cKDTree(positions).query_pairs(
+        (1 + STEP_TOLERANCE) * pitch, output_type="ndarray"
+    )
+    here, there = np.concatenate([pairs, pairs[:, ::-1]]).T
+    miss = (positions[there] - positions[here])[:, None] - offsets @ basis
+    miss = np.linalg.norm(miss, axis=2)
+    nearest = miss.argmin(axis=1)
+    steps = [[] for _ in positions]
+    for pair in np.flatnonzero(miss.min(axis=1) <= STEP_TOLERANCE * pitch):
+        steps[here[pair]].append((there[pair], offsets[nearest[pair]]))
+    return steps
+
+
+def _walk(positions, basis, kind):
+    """Number the cells by walking from pixel to touching pixel."""
     n_pixels = len(positions)
+    steps = _steps(positions, basis, kind)
     cells = np.zeros((n_pixels, 2), dtype=np.int64)
     seen = np.zeros(n_pixels, dtype=bool)
     owner = {(0, 0): 0}
@@ -306,13 +320,8 @@ def _walk(positions, basis, kind):
     seen[0] = True
     while queue:
         here = queue.popleft()
-        for there in touching[here]:
-            step = positions[there] - positions[here]
-            miss = np.linalg.norm(step - offsets @ basis, axis=1)
-            nearest = int(np.argmin(miss))
-            if there == here or miss[nearest] > STEP_TOLERANCE * pitch:
-                continue
-            cell = cells[here] + offsets[nearest]
+        for there, offset in steps[here]:
+            cell = cells[here] + offset
             if seen[there]:
                 if (cells[there] != cell).any():
                     raise LatticeError(

@@ -1,3 +1,4 @@
+import functools
 import os
 import warnings
 from pathlib import Path
@@ -7,7 +8,7 @@ import pytest
 import torch
 from array_source import write_array_dl1
 from astropy.table import Table
-from ctapipe.core import Provenance, run_tool
+from ctapipe.core import Provenance, provenance, run_tool
 from ctapipe.instrument import CameraGeometry, SubarrayDescription
 from models import make_model
 
@@ -23,6 +24,15 @@ from ctapipe_gphysnet.tools.apply import ApplyTool
 SHARED = Path(
     os.environ.get("GPHYSNET_SHARED_DATA", Path(__file__).parents[2] / "shared" / "data")
 )
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _list_packages_once():
+    """Keep ctapipe's list of installed packages, which takes a good part of each run."""
+    with pytest.MonkeyPatch.context() as patch:
+        once = functools.cache(provenance._get_python_packages)
+        patch.setattr(provenance, "_get_python_packages", once)
+        yield
 
 
 @pytest.fixture(scope="session")

@@ -32,6 +32,17 @@ SCRIPT = EXAMPLES / "hillas_rf.sh"
 CONFIG = EXAMPLES / "hillas_rf"
 SHOWERS = "/simulation/event/subarray/shower"
 GEOMETRY = "HillasRFGeometry"
+BEYOND_LSTCHAIN = [
+    "timing_deviation",
+    "peak_time_std",
+    "peak_time_skewness",
+    "intensity_kurtosis",
+    "concentration_cog",
+    "concentration_core",
+    "concentration_pixel",
+    "leakage_pixels_width_1",
+    "morphology_n_islands",
+]
 # of the environment that the tests run in
 BIN = str(Path(sys.executable).parent)
 
@@ -164,6 +175,7 @@ def reconstructed():
             "telescope_pointing_altitude": rng.uniform(1, 1.5, 100) * u.rad,
             "HillasRFEnergy_tel_energy": rng.uniform(0.01, 10, 100) * u.TeV,
             "HillasRFGeometry_tel_parameter": rng.normal(size=100) * u.deg,
+            **{name: rng.uniform(size=100) for name in BEYOND_LSTCHAIN},
         }
     )
 
@@ -193,6 +205,7 @@ def test_features_are_those_of_lstchain(reconstructed):
         wanted = expected[name] if name in expected else values[name]
         np.testing.assert_allclose(features[name], wanted, rtol=1e-12, err_msg=name)
     assert set(expected) < set(features.colnames)
+    assert set(BEYOND_LSTCHAIN) < set(features.colnames)
 
 
 def test_the_tools_take_the_configuration(parted, samples, small_config, tmp_path):

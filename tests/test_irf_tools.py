@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 from astropy.io import fits
 from astropy.table import QTable, Table
-from ctapipe.core import Provenance, provenance, run_tool
+from ctapipe.core import Provenance, run_tool
 from ctapipe.io import (
     DL2EventPreprocessor,
     TableLoader,
@@ -110,8 +110,6 @@ def results(shared_path, random_model, few_events, tmp_path_factory):
     model = f"--model={random_model('small')}"
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(Predictor, "predict", guess)
-        # the list of installed packages takes as long as all else
-        patch.setattr(provenance, "_get_python_packages", list)
         _run_tools(folder, shared_path, model, few_events)
     return folder
 

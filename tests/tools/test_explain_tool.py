@@ -9,12 +9,11 @@ import tables
 import torch
 from astropy.table import Table
 from ctapipe.coordinates import TelescopeFrame
-from ctapipe.core import Provenance, provenance, run_tool
+from ctapipe.core import Provenance, run_tool
 from ctapipe.instrument import SubarrayDescription
 from ctapipe.io import read_table
 from matplotlib.figure import Figure
 
-from ctapipe_gphysnet import lattice
 from ctapipe_gphysnet.checkpoint import read_model, write_model
 from ctapipe_gphysnet.explain import Explainer
 from ctapipe_gphysnet.inference import Predictor
@@ -57,23 +56,6 @@ def explain(inputs, models, output, *arguments):
         ],
         cwd=output.parent,
     )
-
-
-@pytest.fixture(scope="module", autouse=True)
-def remembered():
-    """Find the lattice of a camera once, not in every run; nor all python packages."""
-    known, walk = {}, lattice._walk
-
-    def walk_once(positions, *rest):
-        key = positions.tobytes()
-        if key not in known:
-            known[key] = walk(positions, *rest)
-        return known[key].copy()
-
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(lattice, "_walk", walk_once)
-        patch.setattr(provenance, "_get_python_packages", list, raising=False)
-        yield
 
 
 @pytest.fixture(scope="module")
