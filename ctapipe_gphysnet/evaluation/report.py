@@ -317,7 +317,7 @@ def _at(summary, name, value):
 
 
 def _comparisons(summaries):
-    """The first reconstructor against each of the others."""
+    """The reconstructor that was named first against each of the others."""
     fractions = summaries["reconstructed_fraction"]
     names = list(dict.fromkeys(np.asarray(fractions["reconstructor"]).tolist()))
     return [_comparison(summaries, names[0], other) for other in names[1:]]
@@ -329,11 +329,16 @@ def _comparison(summaries, reference, other):
         table = compare(summaries, name, value, reference, other)
         if not len(table):
             continue
-        significance = np.asarray(table["significance"])
-        worse = table[significance < -SIGNIFICANT]
-        losses.extend(f"{label} {_where(row)}" for row in worse)
-        better = np.count_nonzero(significance > SIGNIFICANT)
-        rows.append([label, len(table), better, len(worse)])
+        for axis, intervals in _by_axis(table):
+            significance = np.asarray(intervals["significance"])
+            n_better = np.count_nonzero(significance > SIGNIFICANT)
+            n_worse = np.count_nonzero(significance < -SIGNIFICANT)
+            rows.append([f"{label}{axis}", len(intervals), n_better, n_worse])
+            if n_worse:
+                worst = _where(intervals[np.argmin(significance)])
+                count = f" in {n_worse} of {len(intervals)} intervals, most"
+                several = len(intervals) > 1
+                losses.append(f"{label}{axis}{count if several else ''} {worst}")
     sentence = (
         f"{reference} is worse than {other} by more than {SIGNIFICANT} σ in: "
         + "; ".join(losses)
@@ -341,25 +346,35 @@ def _comparison(summaries, reference, other):
         if losses
         else f"{reference} is nowhere worse than {other} by more than {SIGNIFICANT} σ."
     )
-    columns = ["by interval", "intervals", f"better by > {SIGNIFICANT} σ"]
+    columns = ["measure", "intervals", f"better by > {SIGNIFICANT} σ"]
     table = html_table([*columns, f"worse by > {SIGNIFICANT} σ"], rows)
     return {"reference": reference, "other": other, "sentence": sentence, "table": table}
+
+
+def _by_axis(table):
+    """Words for what the intervals of a comparison are of, and their rows."""
+    if "axis" not in table.colnames:
+        return [(" by true energy", table)]
+    axes = np.asarray(table["axis"])
+    return [
+        ("" if axis == "all" else f" by {axis.replace('_', ' ')}", table[axes == axis])
+        for axis in dict.fromkeys(axes.tolist())
+    ]
 
 
 def _where(row):
     """Words for the interval of a row of a comparison, with the loss."""
     gain = getattr(row["gain"], "value", row["gain"])
     loss = f"(by {-gain:.3f}, {-row['significance']:.1f} σ)"
-    if "axis" in row.colnames:
-        if row["axis"] == "all":
-            return f"of all events {loss}"
-        unit = "p.e." if row["axis"] == "intensity" else "TeV"
-        axis = str(row["axis"]).replace("_", " ")
-        return f"at {axis} {row['low']:.3g} to {row['high']:.3g} {unit} {loss}"
-    low, high = (
-        next(row[c] for c in row.colnames if c.endswith(end)) for end in ("_low", "_high")
-    )
-    return f"at {low.value:.3g} to {high:.3g} {loss}"
+    if "axis" not in row.colnames:
+        low, high = (
+            next(row[c] for c in row.colnames if c.endswith(e)) for e in ("_low", "_high")
+        )
+        return f"at {low.value:.3g} to {high:.3g} {loss}"
+    if row["axis"] == "all":
+        return loss
+    unit = "p.e." if row["axis"] == "intensity" else "TeV"
+    return f"at {row['low']:.3g} to {row['high']:.3g} {unit} {loss}"
 
 
 def _printed(name, table):

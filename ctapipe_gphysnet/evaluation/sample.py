@@ -253,7 +253,8 @@ def _common_reconstructors(paths, names, array_wise):
                     f" {', '.join(sorted(lacking))} is missing. Apply it to this file"
                     " too, or name the reconstructors to compare with --reconstructor"
                 )
-    return list(wanted.values())
+    found = list(wanted.values())
+    return sorted(found, key=lambda r: names.index(r.name)) if names else found
 
 
 def _verify_same_events(path, reconstructors, array_wise):

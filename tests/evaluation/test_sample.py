@@ -194,3 +194,10 @@ def test_not_a_file(tmp_path):
         read_sample([path], {"all": []})
     with pytest.raises(EvaluationError, match="no input"):
         read_sample([], {"all": []})
+
+
+def test_reconstructors_are_in_the_order_of_their_names(dl2_path):
+    names = ["Other", "GammaPhysNet"]
+    for wanted in (names, names[::-1]):
+        found = read_sample([dl2_path], {"all": []}, names=wanted).results
+        assert list(dict.fromkeys(r.name for r in found)) == wanted
