@@ -167,14 +167,14 @@ def draw_event(event, names):
     for place, name in enumerate(names, start=1):
         maps, unit, low = _in_units(event.maps[name], name)
         # without any relevance, a map is NaN
+        n_with_map = np.count_nonzero(np.isfinite(maps).all(axis=1))
         mean, spread = map(np.nan_to_num, mean_and_spread(maps, axis=0))
         title = LABELS.get(name, f"stage {name.removeprefix('attention_')}")
         shown = [(mean, low, "mean"), (spread, 0, "standard deviation")]
         for ax, (values, begin, what) in zip(axes[:, place], shown):
             limits = begin, max(values.max(), begin + 1e-3)
             _draw_camera(geometry, values, ax, unit, limits, "inferno")
-            of = f"\n{what} of {n_networks} networks" if n_networks > 1 else ""
-            ax.set_title(title + of)
+            ax.set_title(title + _of_networks(what, n_with_map, n_networks))
             _draw_marks(event, geometry, ax, with_source=name in WITH_SOURCE)
     handles, labels = axes[0, 0].get_legend_handles_labels()
     figure.legend(
@@ -182,6 +182,16 @@ def draw_event(event, names):
     )
     figure.suptitle(event.title)
     return figure
+
+
+def _of_networks(what, n_with_map, n_networks):
+    """Second line of a title: how many networks have relevance at all."""
+    if n_networks == 1:
+        return ""
+    number = (
+        f"{n_networks}" if n_with_map == n_networks else f"{n_with_map} of {n_networks}"
+    )
+    return f"\n{what} of {number} networks"
 
 
 def _make_axes(n_panels, n_blocks):

@@ -114,6 +114,15 @@ def test_map_without_relevance_is_drawn_as_zero(event):
     np.testing.assert_array_equal(shown(cameras["energy"]), 0)
 
 
+def test_networks_without_relevance_are_not_counted(event):
+    event.maps["energy"][1] = np.nan
+    cameras = panels(draw_event(event, ["energy"]))
+    np.testing.assert_array_equal(
+        shown(cameras["energy\nmean of 1 of 2 networks"]), 100 * event.maps["energy"][0]
+    )
+    assert "energy\nstandard deviation of 1 of 2 networks" in cameras
+
+
 def test_many_maps_are_in_two_rows(event):
     event.maps = {f"map {i}": np.ones((1, 61)) for i in range(6)}
     cameras = panels(draw_event(event, event.maps))

@@ -512,7 +512,8 @@ _FIGURES = {
     "cuts": ("Cuts that were optimized for sensitivity.", _cuts),
     "sensitivity": (
         "Differential flux sensitivity to a point source (Li & Ma 5 σ, at least ten"
-        " gammas, at least 5 % of the background).",
+        " gammas, at least 5 % of the background). There is no point where no simulated"
+        " background is left.",
         _sensitivity,
     ),
 }

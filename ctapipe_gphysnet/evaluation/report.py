@@ -336,7 +336,8 @@ def _comparison(summaries, reference, other):
             rows.append([f"{label}{axis}", len(intervals), n_better, n_worse])
             if n_worse:
                 worst = _where(intervals[np.argmin(significance)])
-                count = f" in {n_worse} of {len(intervals)} intervals, most"
+                count = f" in {n_worse} of {len(intervals)} intervals"
+                count += ", most" if n_worse > 1 else ""
                 several = len(intervals) > 1
                 losses.append(f"{label}{axis}{count if several else ''} {worst}")
     sentence = (

@@ -423,7 +423,8 @@ def optimize_cuts(
     Among cuts that leave next to no background, the best is the one where the few
     simulated events happen to be missing. Therefore cuts that leave less than
     ``min_background`` of them are taken only if there are no others, and then the
-    one that leaves most.
+    one that leaves most. What counts is the number of events of equal weight that
+    would tell the background as well: not many electrons where no proton is left.
 
     The sensitivity of the same events is somewhat too good; events that the cuts
     were not made from tell it without bias.
@@ -444,7 +445,7 @@ def optimize_cuts(
         Fractions of gammas that pass the cut on gammaness, to be scanned;
         5 % to 80 % in steps of 5 % by default.
     theta_limits : Quantity, shape (2,)
-    min_background : int
+    min_background : float
         Number of simulated background events.
     progress : bool
         Whether to show a progress bar.
@@ -482,7 +483,7 @@ def optimize_cuts(
             alpha=alpha,
             progress=False,
         )
-        left = _count(background, Cuts(cut, theta), background_ring)
+        left = _effective_count(background, Cuts(cut, theta), background_ring)
         scanned.append((found["relative_sensitivity"], left, cut))
     best = _best([s for s, _, _ in scanned], [n for _, n, _ in scanned], min_background)
     gammaness = scanned[0][-1].copy()
@@ -543,6 +544,43 @@ def _count(background, cuts, ring):
     return np.histogram(energy, cuts.reco_energy_bins)[0]
 
 
+def _effective_count(background, cuts, ring):
+    """Number of events of equal weight that would tell the background as well.
+
+    It is the background squared divided by its variance. A kind of particle of which
+    the cuts leave no event adds the variance of one event of mean weight: the next one
+    could have passed.
+    """
+    edges = cuts.reco_energy_bins
+    background = background[_in_ring(background["reco_source_fov_offset"], ring)]
+    total, variance = np.zeros((2, len(edges) - 1))
+    for events in _by_kind(background):
+        passed = cuts.passed_gammaness(events)
+        n_events, thrown = _histograms(events, edges, powers=(0, 1))
+        left, squares = _histograms(events[passed], edges, powers=(1, 2))
+        one = np.divide(thrown, n_events, out=np.zeros_like(thrown), where=n_events > 0)
+        total += left
+        variance += np.where(left > 0, squares, one**2)
+    return np.divide(total**2, variance, out=np.zeros_like(total), where=total > 0)
+
+
+def _by_kind(background):
+    """Tables of the particles of each kind."""
+    if "particle_type" not in background.colnames:
+        return [background]
+    kinds = np.asarray(background["particle_type"])
+    return [background[kinds == kind] for kind in np.unique(kinds)]
+
+
+def _histograms(events, edges, powers):
+    """Sums of powers of the weights in bins of reconstructed energy."""
+    weight = np.asarray(events["weight"], dtype=float)
+    return [
+        np.histogram(events["reco_energy"], edges, weights=weight**power)[0]
+        for power in powers
+    ]
+
+
 def sensitivity(
     gammas,
     background,
@@ -597,13 +635,19 @@ def sensitivity(
         ``n_gammas``, ``n_background``
             The simulated events behind the numbers. With the column
             ``particle_type``, also ``n_proton``, for example.
+        ``n_background_effective``
+            The number of events of equal weight that would tell the background as
+            well. It is less than ``n_background`` where a few heavy events count most,
+            or where of one kind of particle none is left.
         ``few_events``
-            Whether there are less than 10 of either: do not rely on the numbers.
+            Whether there are less than 10 gammas, or effectively less than 10
+            background events: do not rely on the numbers.
 
         The fluxes are NaN where there is not one simulated event of either.
     """
     gammas, background = _reconstructed(gammas), _reconstructed(background)
     gammas = gammas[cuts.passed(gammas)]
+    n_effective = _effective_count(background, cuts, background_ring)
     background = background[cuts.passed_gammaness(background)]
     table = _pyirf_table(gammas, background, cuts, alpha, background_ring)
     for name in [name for name in table.colnames if name.startswith("n_")]:
@@ -615,8 +659,8 @@ def sensitivity(
         for kind in np.unique(background["particle_type"]):
             particles = background[background["particle_type"] == kind]
             table[f"n_{kind}"] = _count(particles, cuts, background_ring)
-    fewest = np.minimum(table["n_gammas"], table["n_background"])
-    table["few_events"] = fewest < MIN_EVENTS
+    table["n_background_effective"] = n_effective
+    table["few_events"] = np.minimum(table["n_gammas"], n_effective) < MIN_EVENTS
 
     relative = {"": table["relative_sensitivity"]}
     if generator is not None:
@@ -632,7 +676,8 @@ def sensitivity(
         ]
         relative["_low"], relative["_high"] = _interval(draws)
     for limit, values in relative.items():
-        computable = np.isfinite(values) & (fewest > 0)
+        computable = np.isfinite(values) & (table["n_gammas"] > 0)
+        computable &= table["n_background"] > 0
         _add_fluxes(table, limit, np.where(computable, values, np.nan), spectrum)
     return table
 

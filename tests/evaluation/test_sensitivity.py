@@ -466,6 +466,24 @@ def test_sensitivity_says_how_many_events_are_behind(gammas, protons, generator)
     assert width[4] > 1.2 > 1.1 > width[:4].max()
 
 
+def test_heavy_particles_of_which_none_is_left(gammas, protons, generator):
+    """Many electrons do not tell the background if a proton outweighs them."""
+    electrons = toy(generator, 12_000, -1, 1, "electron")
+    electrons["gh_score"] += 10  # all pass
+    background = vstack([protons[:8000], electrons])
+    strict = open_cuts()
+    strict.gammaness["cut"] = protons["gh_score"].max() + 1e-9
+    table = sensitivity(gammas, background, strict)
+    np.testing.assert_array_equal(table["n_background"], 2000)
+    # 2000 of weight 1, and one proton of weight 100 in four of the bins
+    expected = [2000**2 / (2000 + 100**2)] * 4 + [2000] * 2
+    np.testing.assert_allclose(table["n_background_effective"], expected)
+    heavy = background.copy()
+    heavy["weight"][:8000] *= 10
+    table = sensitivity(gammas, heavy, strict)
+    np.testing.assert_array_equal(table["few_events"], [True] * 4 + [False] * 2)
+
+
 def test_sensitivity_without_background(gammas, protons):
     table = sensitivity(gammas, protons[:0], open_cuts())
     assert np.isnan(table["flux_sensitivity"]).all()
