@@ -1,6 +1,10 @@
 import json
+import os
 import shutil
+import subprocess
+import sys
 import warnings
+from pathlib import Path
 
 import astropy.units as u
 import numpy as np
@@ -537,3 +541,18 @@ def test_no_events_have_an_image(refused, events_path, models, tmp_path):
 def test_no_input_and_no_output(tmp_path, capfd):
     assert run(["--output", tmp_path / "x"], tmp_path) != 0
     assert "no input: give DL1 files" in capfd.readouterr().err
+
+
+@pytest.mark.slow
+def test_example(tmp_path):
+    script = Path(__file__).parents[2] / "examples" / "explain.sh"
+    # of the environment that the tests run in
+    path = f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"
+    command = ["sh", script, tmp_path / "explain"]
+    environment = os.environ | {"PATH": path}
+    result = subprocess.run(
+        command, cwd=tmp_path, env=environment, capture_output=True, text=True
+    )
+    assert result.returncode == 0, result.stderr
+    assert "attention_product" in result.stdout
+    assert len(list((tmp_path / "explain").glob("*.png"))) == 6
