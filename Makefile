@@ -11,6 +11,8 @@ TORCH ?= torch==2.13.0
 PACKAGE ?= --editable .
 # Where the demo writes.
 DEMO_OUTPUT ?= build/demo
+# How the tests are spread over the cores; empty: one after another.
+PYTEST_PARALLEL ?= -n auto --maxprocesses 4 --dist loadfile
 # More arguments for pytest, for example PYTEST_ARGS="-m slow".
 PYTEST_ARGS ?=
 # More arguments for the benchmark, for example BENCHMARK_ARGS="--events 3000".
@@ -39,7 +41,7 @@ demo: $(VENV)/.with-report,simtel  ## reconstruct the sample events, make a tabl
 	$(BIN)/python examples/demo.py --output $(DEMO_OUTPUT)
 
 test: $(VENV)/.with-test  ## run the tests
-	$(BIN)/python -m pytest $(PYTEST_ARGS)
+	$(BIN)/python -m pytest $(PYTEST_PARALLEL) $(PYTEST_ARGS)
 
 benchmark: $(VENV)/.with-train,benchmark  ## measure speed against the peers, in build/benchmark.ecsv
 	$(BIN)/python benchmarks/speed.py $(BENCHMARK_ARGS)

@@ -3,6 +3,9 @@ import os
 import warnings
 from pathlib import Path
 
+if "PYTEST_XDIST_WORKER" in os.environ:  # the others have the other cores
+    os.environ.setdefault("OMP_NUM_THREADS", "1")
+
 import numpy as np
 import pytest
 import torch
