@@ -11,9 +11,10 @@ import pytest
 import torch
 from array_source import write_array_dl1
 from astropy.table import Table
-from ctapipe.core import Provenance, provenance, run_tool
+from ctapipe.core import provenance
 from ctapipe.instrument import CameraGeometry, SubarrayDescription
 from models import make_model
+from running import run
 
 from ctapipe_gphysnet.camera import CameraLayout
 from ctapipe_gphysnet.checkpoint import Model
@@ -120,10 +121,7 @@ def dl2_path(sample_path, random_model, tmp_path_factory):
         arguments.append(f"--model={random_model(prefix, seed=i)}")
         if prefix == last:
             arguments.append("--no-dl1-images")
-        Provenance().clear()
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # those of PyTables about ctapipe's names
-            run_tool(ApplyTool(), [*arguments, "--no-progress"], cwd=folder, raises=True)
+        run(ApplyTool(), *arguments, "--no-progress", cwd=folder, raises=True)
         path = output
     return path
 

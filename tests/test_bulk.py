@@ -19,7 +19,6 @@ def blocks_of(path, tel_ids):
         return list(file.blocks(tel_ids, with_parameters=True))
 
 
-@pytest.mark.filterwarnings("ignore::tables.NaturalNameWarning")
 def test_blocks_are_the_events_of_the_event_source(array_path, monkeypatch):
     monkeypatch.setattr(dl1, "BLOCK_SIZE", 100_000)
     blocks = blocks_of(array_path, [1, 3, 5, 7])

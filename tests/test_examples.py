@@ -65,7 +65,6 @@ def test_sample_has_gammas_of_all_energies_and_protons(showers):
     assert np.count_nonzero(~is_gamma) == 200
 
 
-@pytest.mark.filterwarnings("ignore:Cannot merge meta key")
 def test_sample_has_images_parameters_and_truth(sample_path):
     with TableLoader(sample_path) as loader:
         events = loader.read_telescope_events(dl1_images=True, simulated=True)

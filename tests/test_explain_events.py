@@ -9,12 +9,6 @@ from ctapipe_gphysnet.events import EventError
 from ctapipe_gphysnet.explain_events import ImageFile
 
 IMAGES = "/dl1/event/telescope/images"
-pytestmark = [
-    # on names like "CTA PRODUCT ID", which ctapipe writes
-    pytest.mark.filterwarnings("ignore::tables.NaturalNameWarning"),
-    # of TableLoader, where another version of ctapipe wrote the input
-    pytest.mark.filterwarnings("ignore:Cannot merge meta key"),
-]
 
 
 @pytest.fixture(scope="module")

@@ -16,13 +16,14 @@ import tables
 import yaml
 from astropy.table import Table, vstack
 from ctapipe.containers import CoordinateFrameType
-from ctapipe.core import FeatureGenerator, Provenance, run_tool
+from ctapipe.core import FeatureGenerator
 from ctapipe.image import camera_to_shower_coordinates
 from ctapipe.io import TableLoader, read_table
 from ctapipe.tools.apply_models import ApplyModels
 from ctapipe.tools.train_disp_reconstructor import TrainDispReconstructor
 from ctapipe.tools.train_energy_regressor import TrainEnergyRegressor
 from ctapipe.tools.train_particle_classifier import TrainParticleClassifier
+from running import run
 from traitlets.config import Config
 
 from ctapipe_gphysnet.events import shower_numbers
@@ -45,13 +46,6 @@ BEYOND_LSTCHAIN = [
 ]
 # of the environment that the tests run in
 BIN = str(Path(sys.executable).parent)
-
-pytestmark = [
-    # on names like "CTA PRODUCT ID", which ctapipe writes
-    pytest.mark.filterwarnings("ignore::tables.NaturalNameWarning"),
-    # of TableLoader, where another version of ctapipe wrote the input
-    pytest.mark.filterwarnings("ignore:Cannot merge meta key 'CTAPIPE_VERSION'"),
-]
 
 
 @pytest.fixture(scope="module")
@@ -107,13 +101,6 @@ def small_config(tmp_path):
                 component.get(name, {}).update(n_estimators=3, max_depth=6)
         (folder / path.name).write_text(yaml.safe_dump(config))
     return folder
-
-
-def run(tool, *arguments, cwd):
-    Provenance().clear()
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # those of ctapipe on its own files
-        run_tool(tool, [str(a) for a in arguments], cwd=cwd, raises=True)
 
 
 def generated(name, component, table):
@@ -230,12 +217,13 @@ def test_the_tools_take_the_configuration(parted, samples, small_config, tmp_pat
 
 def train(tool, name, inputs, config, folder):
     arguments = ["--config", config / f"{name}.yaml", "--output", folder / f"{name}.pkl"]
-    run(tool, *arguments, *inputs, cwd=folder)
+    run(tool, *arguments, *inputs, cwd=folder, raises=True)
 
 
 def apply(source, output, forests):
     chosen = [f"--reconstructor={path}" for path in forests]
-    run(ApplyModels(), "--input", source, "--output", output, *chosen, cwd=output.parent)
+    arguments = ["--input", source, "--output", output, *chosen]
+    run(ApplyModels(), *arguments, cwd=output.parent, raises=True)
 
 
 def assert_every_bright_event_is_reconstructed(path):

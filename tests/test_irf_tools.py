@@ -11,7 +11,6 @@ import numpy as np
 import pytest
 from astropy.io import fits
 from astropy.table import QTable, Table
-from ctapipe.core import Provenance, run_tool
 from ctapipe.io import (
     DL2EventPreprocessor,
     TableLoader,
@@ -23,6 +22,7 @@ from ctapipe.irf import OptimizationResult
 from ctapipe.tools.compute_irf import IrfTool
 from ctapipe.tools.optimize_event_selection import EventSelectionOptimizer
 from pyirf.utils import calculate_theta
+from running import run
 
 from ctapipe_gphysnet.evaluation.sensitivity import Cuts, effective_area, read_simulation
 from ctapipe_gphysnet.inference import Predictor
@@ -54,13 +54,6 @@ DefaultTrueEnergyBins:
 """
 
 
-def run(tool, *arguments, cwd):
-    Provenance().clear()
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")
-        assert run_tool(tool, [str(a) for a in arguments], cwd=cwd) == 0
-
-
 def guess(predictor, images):
     """Raw outputs of a network that has seen no image, but knows the source."""
     rng = np.random.default_rng(len(images))
@@ -81,6 +74,7 @@ def apply(dl1, path, *arguments):
         "--no-progress",
         *arguments,
         cwd=path.parent,
+        raises=True,
     )
     # the table that files from simtel have; without it, ctapipe 0.28 forgets that
     # showers are used several times
@@ -120,7 +114,8 @@ def _run_tools(folder, shared_path, model, few_events):
 
     inputs = [f"--config={CONFIG}", f"--config={few_events}"]
     inputs += [f"--{p}-file={folder}/{p}.dl2.h5" for p in ("gamma", "proton")]
-    run(EventSelectionOptimizer(), *inputs, f"--output={folder}/cuts.fits", cwd=folder)
+    cuts = f"--output={folder}/cuts.fits"
+    run(EventSelectionOptimizer(), *inputs, cuts, cwd=folder, raises=True)
     for kind, flag in zip(KINDS, ("--", "--no-")):
         run(
             IrfTool(),
@@ -130,6 +125,7 @@ def _run_tools(folder, shared_path, model, few_events):
             f"--benchmark-output={folder}/{kind}-benchmark.fits",
             f"{flag}spatial-selection-applied",
             cwd=folder,
+            raises=True,
         )
 
 

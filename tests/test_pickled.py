@@ -29,13 +29,6 @@ from ctapipe_gphysnet.resources import DEFAULT_MODEL
 
 WITH_IMAGES = "--TableLoader.dl1_images=True"
 
-pytestmark = [
-    # on names like "CTA PRODUCT ID", which ctapipe writes
-    pytest.mark.filterwarnings("ignore::tables.NaturalNameWarning"),
-    # of TableLoader, where another version of ctapipe wrote the input
-    pytest.mark.filterwarnings("ignore:Cannot merge meta key 'CTAPIPE_VERSION'"),
-]
-
 
 @pytest.fixture(scope="module")
 def model_path(lst_telescope, tmp_path_factory):

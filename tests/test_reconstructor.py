@@ -38,13 +38,6 @@ EXAMPLE = Path(__file__).parents[1] / "examples" / "gphysnet.yaml"
 SLOTS = {product.prefix: product.slot for product in PRODUCTS}
 ALT, AZ = 70 * u.deg, 359.9 * u.deg
 
-pytestmark = [
-    # on names like "CTA PRODUCT ID", which ctapipe writes
-    pytest.mark.filterwarnings("ignore::tables.NaturalNameWarning"),
-    # of TableLoader, where another version of ctapipe wrote the input
-    pytest.mark.filterwarnings("ignore:Cannot merge meta key 'CTAPIPE_VERSION'"),
-]
-
 
 @pytest.fixture(scope="module")
 def model_path(lst_telescope, tmp_path_factory):

@@ -25,13 +25,6 @@ EDGES = [0.1, 1, 10] * u.TeV
 NETWORK = Reconstructor("Net", None, "NetEnergy", "NetGeometry", "NetClassifier")
 FOREST = Reconstructor("Forest", None, "ForestEnergy", None, "ForestClassifier")
 
-pytestmark = [
-    # on names like "CTA PRODUCT ID", which ctapipe writes
-    pytest.mark.filterwarnings("ignore::tables.NaturalNameWarning"),
-    # of TableLoader, where another version of ctapipe wrote the input
-    pytest.mark.filterwarnings("ignore:Cannot merge meta key 'CTAPIPE_VERSION'"),
-]
-
 
 def make_sample(error, lost=(), seed=0, forest=True):
     """Events with known errors, some of which are not reconstructed."""

@@ -1,7 +1,5 @@
 """gphysnet-apply: apply γ-PhysNet to DL1 files in bulk."""
 
-import os
-import shutil
 from functools import partial
 
 import tables
@@ -24,6 +22,7 @@ from ..merging import DL1Merger
 from ..products import named_products
 from ..quality import GammaPhysNetQualityQuery
 from ..reconstructor import GammaPhysNetReconstructor
+from .outputs import failures_of_writing, verify_output
 
 __all__ = ["ApplyTool", "main"]
 
@@ -119,20 +118,11 @@ class ApplyTool(Tool):
         for i, path in enumerate(self.inputs):
             if any(path.samefile(other) for other in self.inputs[:i]):
                 raise ToolConfigurationError(f"{path} is given twice as input")
-        if self.output.exists():
-            if any(self.output.samefile(path) for path in self.inputs):
-                raise ToolConfigurationError(
-                    f"{self.output} is an input file; choose another name for the output"
-                )
-            if not self.overwrite:
-                raise ToolConfigurationError(
-                    f"{self.output} exists; choose another name or give --overwrite"
-                )
-        folder = self.output.resolve().parent
-        if not folder.is_dir():
-            raise ToolConfigurationError(f"{self.output}: {folder} is not a directory")
-        if not os.access(folder, os.W_OK):
-            raise ToolConfigurationError(f"{self.output}: no permission to write there")
+        if self.output.exists() and any(map(self.output.samefile, self.inputs)):
+            raise ToolConfigurationError(
+                f"{self.output} is an input file; choose another name for the output"
+            )
+        verify_output(self.output, self.overwrite)
 
     def _verify_inputs(self):
         """Number of array events, and the subarray that all files have."""
@@ -158,17 +148,14 @@ class ApplyTool(Tool):
 
     def start(self):
         try:
-            with replaced_when_whole(self.output) as aside:
+            with (
+                failures_of_writing(self.output),
+                replaced_when_whole(self.output) as aside,
+            ):
                 self._merge(aside)
                 self._reconstruct(aside)
         except (DL1Error, CannotMerge, ExpressionError) as error:
             raise ToolConfigurationError(str(error)) from error
-        except (tables.HDF5ExtError, OSError) as error:
-            free = shutil.disk_usage(self.output.resolve().parent).free
-            raise ToolConfigurationError(
-                f"{self.output} cannot be written: {reason(error)};"
-                f" {free / 1e9:.1f} GB are free there"
-            ) from error
 
     def _merge(self, aside):
         products = named_products(self.reconstructor.prefix)

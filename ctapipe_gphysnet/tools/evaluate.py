@@ -31,6 +31,7 @@ from ..evaluation.response import (
 from ..evaluation.sample import EvaluationError, read_sample
 from ..evaluation.tables import Binning, make_tables, summarize
 from ..files import replaced_folder_when_whole
+from .outputs import failures_of_writing, verify_output_folder
 
 __all__ = ["EvaluateTool", "main"]
 
@@ -181,7 +182,7 @@ class EvaluateTool(Tool):
             raise ToolConfigurationError("no input: give simulated DL2 files")
         if self.output is None:
             raise ToolConfigurationError("no output: give a folder with --output")
-        self._verify_output()
+        verify_output_folder(self.output, self.overwrite, made_of=REPORT)
         self.chosen = self._chosen_selections()
         try:
             self.binning = Binning.make(
@@ -197,23 +198,6 @@ class EvaluateTool(Tool):
             raise ToolConfigurationError(f"bins of energy: {error}") from error
         for path in self.inputs:
             Provenance().add_input_file(path, role="DL2/Event", add_meta=False)
-
-    def _verify_output(self):
-        if not self.output.exists():
-            if not self.output.resolve().parent.is_dir():
-                raise ToolConfigurationError(
-                    f"{self.output}: {self.output.resolve().parent} is not a directory"
-                )
-            return
-        if not self.overwrite:
-            raise ToolConfigurationError(
-                f"{self.output} exists; choose another name or give --overwrite"
-            )
-        # so that a slip does not cost a folder of other things
-        if not (self.output / REPORT).is_file():
-            raise ToolConfigurationError(
-                f"{self.output} is not a report and is not replaced; choose another name"
-            )
 
     def _chosen_selections(self):
         default = {"all": []} if self.array_wise and self.selections == SELECTIONS else {}
@@ -240,13 +224,11 @@ class EvaluateTool(Tool):
         except EvaluationError as error:
             raise ToolConfigurationError(str(error)) from error
         simulations, missing = self._simulations(sample)
-        try:
-            with replaced_folder_when_whole(self.output) as aside:
-                self._write(sample, simulations, missing, aside)
-        except OSError as error:
-            raise ToolConfigurationError(
-                f"{self.output} cannot be written: {error}"
-            ) from error
+        with (
+            failures_of_writing(self.output),
+            replaced_folder_when_whole(self.output) as aside,
+        ):
+            self._write(sample, simulations, missing, aside)
 
     def _verify_selections(self, sample):
         if not sample.is_particle("gamma").any():

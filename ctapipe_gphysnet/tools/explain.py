@@ -1,8 +1,6 @@
 """gphysnet-explain: show and measure what γ-PhysNet looks at."""
 
 import keyword
-import os
-import shutil
 from collections import Counter
 from dataclasses import asdict, dataclass
 from itertools import combinations
@@ -25,12 +23,13 @@ from ..camera import CameraMismatch
 from ..events import EventError, shower_numbers
 from ..explain_events import ImageFile
 from ..explain_figures import draw_event, explained_event, particle_name
-from ..files import close_verified, reason, replaced_folder_when_whole
+from ..files import close_verified, replaced_folder_when_whole
 from ..lattice import LatticeError
 from ..parameters import ParameterColumns
 from ..quality import GammaPhysNetQualityQuery
 from ..relevance import mean_and_spread, showers_of, statistic, summarise
 from ..resources import DEFAULT_MODEL, find_model
+from .outputs import failures_of_writing, verify_output_folder
 
 __all__ = ["ExplainTool", "main"]
 
@@ -195,23 +194,7 @@ class ExplainTool(Tool):
             raise ToolConfigurationError("no input: give DL1 files with --input")
         if self.output is None:
             raise ToolConfigurationError("no output: give a folder with --output")
-        folder = self.output.resolve().parent
-        if not folder.is_dir():
-            raise ToolConfigurationError(f"{self.output}: {folder} is not a directory")
-        if not os.access(folder, os.W_OK):
-            raise ToolConfigurationError(f"{self.output}: no permission to write there")
-        if not self.output.exists():
-            return
-        if not self.overwrite:
-            raise ToolConfigurationError(
-                f"{self.output} exists; choose another folder or give --overwrite"
-            )
-        # so that a slip does not cost a folder of other things
-        if not (self.output / TABLES).is_file():
-            raise ToolConfigurationError(
-                f"{self.output} has no {TABLES}, so it is not one of gphysnet-explain and"
-                " is not replaced; choose another folder"
-            )
+        verify_output_folder(self.output, self.overwrite, made_of=TABLES)
 
     def _make_groups(self):
         """Read the models, and put those together that differ in their seeds alone."""
@@ -368,7 +351,10 @@ class ExplainTool(Tool):
     def start(self):
         self.pictures = []
         try:
-            with replaced_folder_when_whole(self.output) as folder:
+            with (
+                failures_of_writing(self.output),
+                replaced_folder_when_whole(self.output) as folder,
+            ):
                 with tables.open_file(folder / TABLES, "w") as file:
                     self._explain(file)
                     self._verify_explained(file)
@@ -378,12 +364,6 @@ class ExplainTool(Tool):
                 self._draw(folder)
         except (EventError, ExpressionError) as error:
             raise ToolConfigurationError(str(error)) from error
-        except (tables.HDF5ExtError, OSError) as error:
-            free = shutil.disk_usage(self.output.resolve().parent).free
-            raise ToolConfigurationError(
-                f"{self.output} cannot be written: {reason(error)};"
-                f" {free / 1e9:.1f} GB are free there"
-            ) from error
 
     def _explain(self, file):
         """Fill the tables of a file."""

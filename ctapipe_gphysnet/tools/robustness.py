@@ -31,7 +31,7 @@ from ..checkpoint import card_identity, read_card
 from ..dl1 import DL1Error, DL1File
 from ..evaluation.figures import save
 from ..evaluation.sample import EvaluationError, find_reconstructors, read_sample
-from ..files import reason, replaced_folder_when_whole, replaced_when_whole
+from ..files import replaced_folder_when_whole, replaced_when_whole
 from ..perturbations import ImagePerturbation, PerturbedFile
 from ..quality import GammaPhysNetQualityQuery
 from ..reconstructor import GammaPhysNetReconstructor
@@ -46,6 +46,7 @@ from ..robustness_levels import (
     mark_finished,
     write_frame,
 )
+from .outputs import failures_of_writing
 
 __all__ = ["RobustnessTool", "main"]
 
@@ -273,6 +274,7 @@ class RobustnessTool(Tool):
     def start(self):
         try:
             with (
+                failures_of_writing(self.output),
                 TemporaryDirectory(prefix=".", dir=self.output) as scratch,
                 warnings.catch_warnings(),
             ):
@@ -282,12 +284,6 @@ class RobustnessTool(Tool):
                 self._write_results()
         except (DL1Error, EvaluationError, CannotMerge, ExpressionError) as error:
             raise ToolConfigurationError(str(error)) from error
-        except (tables.HDF5ExtError, OSError) as error:
-            free = shutil.disk_usage(self.output).free
-            raise ToolConfigurationError(
-                f"{self.output}: writing failed: {reason(error)};"
-                f" {free / 1e9:.1f} GB are free there"
-            ) from error
 
     def _make_levels(self, scratch):
         """Make the files that are not there yet."""

@@ -24,6 +24,7 @@ from ..events import EventError, EventSample, EventSelection, read_events
 from ..preprocessing import Preprocessing
 from ..tasks import TASKS
 from .export import apply_models_command
+from .outputs import verify_output
 
 __all__ = ["TrainTool", "main"]
 
@@ -159,12 +160,7 @@ class TrainTool(Tool):
             raise ToolConfigurationError("no input: give DL1 files with --input")
         if self.output is None:
             raise ToolConfigurationError("no output: give a model file with --output")
-        if self.output.exists() and not self.overwrite:
-            raise ToolConfigurationError(
-                f"{self.output} exists; choose another name or give --overwrite"
-            )
-        if not self.output.parent.is_dir():
-            raise ToolConfigurationError(f"{self.output.parent} is not a directory")
+        verify_output(self.output, self.overwrite)
         try:
             if self.export_ctapipe is not None:  # now, not after hours of training
                 pickle_paths(self.export_ctapipe, self.overwrite)

@@ -12,12 +12,6 @@ from ctapipe_gphysnet.evaluation.response import (
 )
 from ctapipe_gphysnet.evaluation.sample import read_sample
 
-pytestmark = [
-    pytest.mark.filterwarnings("ignore::tables.NaturalNameWarning"),
-    # of TableLoader, where another version of ctapipe wrote the input
-    pytest.mark.filterwarnings("ignore:Cannot merge meta key 'CTAPIPE_VERSION'"),
-]
-
 BRIGHT = {"bright": [("bright", "hillas_intensity > 100")]}
 EDGES = np.array([0.02, 0.2, 2, 20]) * u.TeV
 RUNS = {"gamma": 770001, "proton": 770002}

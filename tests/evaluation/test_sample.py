@@ -16,9 +16,6 @@ from ctapipe_gphysnet.evaluation.sample import (
 )
 
 pytestmark = [
-    pytest.mark.filterwarnings("ignore::tables.NaturalNameWarning"),
-    # of TableLoader, where another version of ctapipe wrote the input
-    pytest.mark.filterwarnings("ignore:Cannot merge meta key 'CTAPIPE_VERSION'"),
     # TableLoader leaves a file open that it cannot read
     pytest.mark.filterwarnings("ignore::tables.UnclosedFileWarning"),
 ]

@@ -29,11 +29,6 @@ from ctapipe_gphysnet.evaluation.sensitivity import (
     sensitivity,
 )
 
-pytestmark = [
-    # on names like "CTA PRODUCT ID", which ctapipe writes
-    pytest.mark.filterwarnings("ignore::tables.NaturalNameWarning"),
-]
-
 BINS = np.geomspace(0.01, 10, 7) * u.TeV
 HOURS = 50 * u.hour
 

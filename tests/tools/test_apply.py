@@ -7,18 +7,17 @@ import signal
 import subprocess
 import sys
 import time
-import warnings
 from contextlib import contextmanager
 
 import numpy as np
 import pytest
 import tables
 from astropy.table import Table
-from ctapipe.core import Provenance, run_tool
 from ctapipe.instrument import SubarrayDescription
 from ctapipe.io import TableLoader, read_table, write_table
 from ctapipe.tools.merge import MergeTool
 from ctapipe.tools.process import ProcessorTool
+from running import run
 
 from ctapipe_gphysnet.checkpoint import read_model
 from ctapipe_gphysnet.inference import Predictor
@@ -31,22 +30,9 @@ ENERGY = "/dl2/event/telescope/energy/GammaPhysNetEnergy/tel_001"
 ENERGY_COLUMN = "GammaPhysNetEnergy_tel_energy"
 
 pytestmark = [
-    # on names like "CTA PRODUCT ID", which ctapipe writes
-    pytest.mark.filterwarnings("ignore::tables.NaturalNameWarning"),
-    # of TableLoader, where another version of ctapipe wrote the input
-    pytest.mark.filterwarnings("ignore:Cannot merge meta key 'CTAPIPE_VERSION'"),
     # the tables that are left open after the disk was full
     pytest.mark.filterwarnings("ignore::tables.UnclosedFileWarning"),
 ]
-
-
-def run(tool, *arguments, cwd):
-    """Exit code of a tool."""
-    Provenance().clear()
-    with warnings.catch_warnings():
-        # those of ctapipe about the input are not for this package to judge
-        warnings.simplefilter("ignore")
-        return run_tool(tool, [str(a) for a in arguments], cwd=cwd, raises=False)
 
 
 @pytest.fixture(scope="module")

@@ -1,18 +1,11 @@
 import re
-import warnings
 
 import numpy as np
 import pytest
 from astropy.table import QTable
-from ctapipe.core import Provenance, run_tool
+from running import run
 
 from ctapipe_gphysnet.tools.evaluate import EvaluateTool
-
-pytestmark = [
-    pytest.mark.filterwarnings("ignore::tables.NaturalNameWarning"),
-    # of TableLoader, where another version of ctapipe wrote the input
-    pytest.mark.filterwarnings("ignore:Cannot merge meta key 'CTAPIPE_VERSION'"),
-]
 
 SELECTIONS = """
 EvaluateTool:
@@ -21,11 +14,6 @@ EvaluateTool:
     nothing: [[none, hillas_intensity < 0]]
   bins_per_decade: 2
 """
-
-
-def run(*arguments, cwd):
-    Provenance().clear()
-    return run_tool(EvaluateTool(), [str(a) for a in arguments], cwd=cwd, raises=False)
 
 
 @pytest.fixture(scope="module")
@@ -39,10 +27,9 @@ def config(tmp_path_factory):
 def report(dl2_path, config, tmp_path_factory):
     """Folder of a report."""
     folder = tmp_path_factory.mktemp("evaluate")
-    arguments = [dl2_path, f"--config={config}", "--cuts=bright"]
-    with warnings.catch_warnings():
-        # a warning is logged that there is no response of mixed files
-        assert run(*arguments, f"-o={folder / 'report'}", "--overlay", cwd=folder) == 0
+    arguments = [dl2_path, f"--config={config}", "--cuts=bright", "--overlay"]
+    output = ["-o", folder / "report"]
+    assert run(EvaluateTool(), *arguments, *output, cwd=folder) == 0
     assert {path.name for path in folder.iterdir()} == {
         "report",
         "gphysnet-evaluate.provenance.log",
@@ -67,7 +54,7 @@ def test_tables(report):
 def test_edges_of_energy(dl2_path, tmp_path):
     edges = [f"--EvaluateTool.energy_edges={edge}" for edge in (0.02, 0.1, 5)]
     arguments = [dl2_path, "--cuts=low", "--no-response", "-o", tmp_path / "report"]
-    assert run(*arguments, *edges, cwd=tmp_path) == 0
+    assert run(EvaluateTool(), *arguments, *edges, cwd=tmp_path) == 0
     table = QTable.read(tmp_path / "report" / "low" / "angular_resolution.ecsv")
     assert set(table["true_energy_low"].to_value("TeV")) == {0.02, 0.1}
     assert set(table["true_energy_high"].to_value("TeV")) == {0.1, 5}
@@ -116,17 +103,19 @@ def message_of(capfd):
 def test_bad_options(dl2_path, config, tmp_path, capfd, arguments, message):
     output = tmp_path / "report"
     arguments = [dl2_path, f"--config={config}", "-o", output, *arguments]
-    assert run(*arguments, cwd=tmp_path) != 0
+    assert run(EvaluateTool(), *arguments, cwd=tmp_path) != 0
     assert message in message_of(capfd)
     assert not output.exists()
 
 
 def test_needs_input_and_output(dl2_path, tmp_path, capfd):
-    assert run("-o", tmp_path / "report", cwd=tmp_path) != 0
+    assert run(EvaluateTool(), "-o", tmp_path / "report", cwd=tmp_path) != 0
     assert "no input" in message_of(capfd)
-    assert run(dl2_path, cwd=tmp_path) != 0
+    assert run(EvaluateTool(), dl2_path, cwd=tmp_path) != 0
     assert "no output" in message_of(capfd)
-    assert run(dl2_path, "-o", tmp_path / "no" / "report", cwd=tmp_path) != 0
+    assert (
+        run(EvaluateTool(), dl2_path, "-o", tmp_path / "no" / "report", cwd=tmp_path) != 0
+    )
     assert "is not a directory" in message_of(capfd)
 
 
@@ -134,10 +123,10 @@ def test_does_not_replace_a_folder_of_other_things(dl2_path, tmp_path, capfd):
     output = tmp_path / "thesis"
     output.mkdir()
     (output / "chapter1.tex").write_text("years of work")
-    assert run(dl2_path, "-o", output, cwd=tmp_path) != 0
+    assert run(EvaluateTool(), dl2_path, "-o", output, cwd=tmp_path) != 0
     assert "exists; choose another name or give --overwrite" in message_of(capfd)
-    assert run(dl2_path, "-o", output, "--overwrite", cwd=tmp_path) != 0
-    assert "is not a report" in message_of(capfd)
+    assert run(EvaluateTool(), dl2_path, "-o", output, "--overwrite", cwd=tmp_path) != 0
+    assert "has no report.html, so it is not an output of this tool" in message_of(capfd)
     assert (output / "chapter1.tex").exists()
 
 
@@ -153,7 +142,7 @@ def test_an_earlier_report_stays_until_the_new_one_is_whole(
 
     monkeypatch.setattr("ctapipe_gphysnet.tools.evaluate.save", fail)
     arguments = [dl2_path, f"--config={config}", "--cuts=bright", "-o", output]
-    assert run(*arguments, "--overwrite", cwd=tmp_path) != 0
+    assert run(EvaluateTool(), *arguments, "--overwrite", cwd=tmp_path) != 0
     assert (output / "report.html").read_text() == "the earlier one"
     assert {p.name for p in tmp_path.iterdir()} <= {
         "report",

@@ -3,7 +3,6 @@ import os
 import shutil
 import subprocess
 import sys
-import warnings
 from pathlib import Path
 
 import astropy.units as u
@@ -13,10 +12,10 @@ import tables
 import torch
 from astropy.table import Table
 from ctapipe.coordinates import TelescopeFrame
-from ctapipe.core import Provenance, run_tool
 from ctapipe.instrument import SubarrayDescription
 from ctapipe.io import read_table
 from matplotlib.figure import Figure
+from running import run
 
 from ctapipe_gphysnet.checkpoint import read_model, write_model
 from ctapipe_gphysnet.explain import Explainer
@@ -26,11 +25,6 @@ from ctapipe_gphysnet.tools.explain import ExplainTool
 
 pytest.importorskip("captum", reason="the extra explain is not installed")
 
-pytestmark = [
-    # on names like "CTA PRODUCT ID", which ctapipe writes
-    pytest.mark.filterwarnings("ignore::tables.NaturalNameWarning"),
-]
-
 IMAGES = "/dl1/event/telescope/images/tel_001"
 TRUE_IMAGES = "/simulation/event/telescope/images/tel_001"
 PARAMETERS = "/dl1/event/telescope/parameters"
@@ -38,26 +32,16 @@ OUTPUTS = ["gammaness", "energy", "fov_lon", "fov_lat", "impact_x", "impact_y"]
 ATTENTION = ("attention_1", "attention_2", "attention_3", "attention_product")
 
 
-def run(arguments, cwd):
-    """Exit code of the tool."""
-    Provenance().clear()
-    with warnings.catch_warnings():
-        # those of ctapipe about the input are not for this package to judge
-        warnings.simplefilter("ignore")
-        return run_tool(ExplainTool(), [str(a) for a in arguments], cwd, raises=False)
-
-
 def explain(inputs, models, output, *arguments):
     """Exit code of gphysnet-explain, without pictures if nothing else is said."""
     return run(
-        [
-            *[f"--input={path}" for path in inputs],
-            *[f"--model={model}" for model in models],
-            f"--output={output}",
-            *("--no-progress", "--device=cpu"),
-            *arguments,
-            *([] if any("event" in str(a) for a in arguments) else ["--events=0"]),
-        ],
+        ExplainTool(),
+        *[f"--input={path}" for path in inputs],
+        *[f"--model={model}" for model in models],
+        f"--output={output}",
+        *("--no-progress", "--device=cpu"),
+        *arguments,
+        *([] if any("event" in str(a) for a in arguments) else ["--events=0"]),
         cwd=output.parent,
     )
 
@@ -388,11 +372,11 @@ def test_threshold_of_true_pixels(events_path, models, tmp_path):
 def test_earlier_output(refused, explained, events_path, models, tmp_path):
     explained, _ = explained
     line = refused(output=explained)
-    assert f"{explained} exists; choose another folder or give --overwrite" in line
+    assert f"{explained} exists; choose another name or give --overwrite" in line
     other = tmp_path / "other"
     other.mkdir()
     line = refused("--overwrite", output=other)
-    assert "has no explain.h5, so it is not one of gphysnet-explain" in line
+    assert "has no explain.h5, so it is not an output of this tool" in line
     earlier = tmp_path / "earlier"
     shutil.copytree(explained, earlier)
     options = ("--overwrite", "--no-maps", "--explain=energy")
@@ -402,7 +386,7 @@ def test_earlier_output(refused, explained, events_path, models, tmp_path):
 
 def test_output_that_cannot_be(events_path, tmp_path, capfd):
     arguments = ["-i", events_path, "-o", tmp_path / "nowhere" / "explain"]
-    assert run(arguments, tmp_path) != 0
+    assert run(ExplainTool(), *arguments, cwd=tmp_path) != 0
     assert f"{tmp_path / 'nowhere'} is not a directory" in capfd.readouterr().err
 
 
@@ -539,7 +523,7 @@ def test_no_events_have_an_image(refused, events_path, models, tmp_path):
 
 
 def test_no_input_and_no_output(tmp_path, capfd):
-    assert run(["--output", tmp_path / "x"], tmp_path) != 0
+    assert run(ExplainTool(), "--output", tmp_path / "x", cwd=tmp_path) != 0
     assert "no input: give DL1 files" in capfd.readouterr().err
 
 

@@ -7,12 +7,12 @@ import numpy as np
 import pytest
 import tables
 from astropy.table import QTable
-from ctapipe.core import Provenance, run_tool
 from ctapipe.instrument import SubarrayDescription
 from ctapipe.io import TableLoader
 from ctapipe.reco import EnergyRegressor, ParticleClassifier
 from ctapipe.tools.apply_models import ApplyModels
 from ctapipe.tools.process import ProcessorTool
+from running import run
 from traitlets.config import Config
 
 from ctapipe_gphysnet.tasks import GAMMA_ID
@@ -36,22 +36,6 @@ CONFIG = {
         "min_picture_neighbors": 2,
     },
 }
-
-pytestmark = [
-    # on names like "CTA PRODUCT ID", which ctapipe writes
-    pytest.mark.filterwarnings("ignore::tables.NaturalNameWarning"),
-    # of TableLoader, where another version of ctapipe wrote the input
-    pytest.mark.filterwarnings("ignore:Cannot merge meta key 'CTAPIPE_VERSION'"),
-]
-
-
-def run(tool, *arguments, cwd):
-    """Exit code of a tool."""
-    Provenance().clear()
-    with warnings.catch_warnings():
-        # those of ctapipe about the input are not for this package to judge
-        warnings.simplefilter("ignore")
-        return run_tool(tool, [str(a) for a in arguments], cwd=cwd, raises=False)
 
 
 @pytest.fixture(scope="module")

@@ -1,0 +1,85 @@
+"""What the tools say of places where they cannot write."""
+
+import os
+import shutil
+from contextlib import contextmanager
+
+import tables
+from ctapipe.core import ToolConfigurationError
+from ctapipe.io.hdf5merger import CannotMerge
+
+from ..files import reason
+
+__all__ = ["failures_of_writing", "verify_output", "verify_output_folder"]
+
+
+def verify_output(path, overwrite):
+    """Raise unless a new file or folder can be made.
+
+    Parameters
+    ----------
+    path : pathlib.Path
+    overwrite : bool
+        Whether it may be there already.
+
+    Raises
+    ------
+    ctapipe.core.ToolConfigurationError
+    """
+    if path.exists() and not overwrite:
+        raise ToolConfigurationError(
+            f"{path} exists; choose another name or give --overwrite"
+        )
+    folder = path.resolve().parent
+    if not folder.is_dir():
+        raise ToolConfigurationError(f"{path}: {folder} is not a directory")
+    if not os.access(folder, os.W_OK):
+        raise ToolConfigurationError(f"{path}: no permission to write there")
+
+
+def verify_output_folder(path, overwrite, made_of):
+    """Raise unless a new folder can be made, or one of the same tool be replaced.
+
+    Parameters
+    ----------
+    path : pathlib.Path
+    overwrite : bool
+        Whether it may be there already.
+    made_of : str
+        File that all folders of the tool have, so that a slip does not cost a folder
+        of other things.
+
+    Raises
+    ------
+    ctapipe.core.ToolConfigurationError
+    """
+    verify_output(path, overwrite)
+    if path.exists() and not (path / made_of).is_file():
+        raise ToolConfigurationError(
+            f"{path} has no {made_of}, so it is not an output of this tool and is not"
+            " replaced; choose another name"
+        )
+
+
+@contextmanager
+def failures_of_writing(output):
+    """Turn errors of the file system into one that names the output.
+
+    Parameters
+    ----------
+    output : pathlib.Path
+
+    Raises
+    ------
+    ctapipe.core.ToolConfigurationError
+    """
+    try:
+        yield
+    except CannotMerge:  # an OSError, but of the input
+        raise
+    except (tables.HDF5ExtError, OSError) as error:
+        free = shutil.disk_usage(output.resolve().parent).free
+        raise ToolConfigurationError(
+            f"{output} cannot be written: {reason(error)};"
+            f" {free / 1e9:.1f} GB are free there"
+        ) from error
