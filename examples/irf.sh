@@ -24,7 +24,7 @@ EOF
 fi
 
 gamma=$1 proton=$2 folder=$3
-options=("${@:4}")
+shift 3
 here=$(cd "$(dirname "${BASH_SOURCE[0]}")" && pwd)/irf
 mkdir -p "$folder"
 
@@ -32,14 +32,38 @@ mkdir -p "$folder"
 work=$(mktemp -d "$folder/.irf.XXXXXX")
 trap 'rm -rf "$work"' EXIT
 
+# counted PARTICLE FILE: $inputs get a file that tells the number of thrown showers
+inputs=()
+counted() {
+    python "$here/count_showers.py" "$2" "$work/$1.dl2.h5"
+    inputs+=("--$1-file" "$work/$1.dl2.h5")
+}
+
+counted gamma "$gamma"
+counted proton "$proton"
+options=()
+while (($#)); do
+    case $1 in
+        --electron-file=*) counted electron "${1#*=}" ;;
+        --electron-file) counted electron "${2:?no file after --electron-file}" && shift ;;
+        *) options+=("$1") ;;
+    esac
+    shift
+done
+
 # run TOOL [ARGUMENT...]
 run() {
     echo "irf.sh: $1" >&2
-    "$1" --config "$here/gammaphysnet.yaml" --gamma-file "$gamma" --proton-file "$proton" \
+    "$1" --config "$here/gammaphysnet.yaml" "${inputs[@]}" \
         --provenance-log "$work/provenance.log" "${@:2}" "${options[@]}"
 }
 
-run ctapipe-optimize-event-selection --output "$work/cuts.fits"
+run ctapipe-optimize-event-selection --output "$work/cuts.fits" || {
+    echo "irf.sh: error: no cuts could be found. 'Optimal significance curve has internal" \
+        "NaN bins' means that there are energies at which no simulated background is left:" \
+        "use more events, or fewer bins of energy, see docs/irf.rst" >&2
+    exit 1
+}
 for kind in point-like full-enclosure; do
     direction=--spatial-selection-applied
     [[ $kind == point-like ]] || direction=--no-spatial-selection-applied

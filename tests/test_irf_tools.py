@@ -1,23 +1,21 @@
 """ctapipe's tools for instrument response, configured as in examples/irf."""
 
 import importlib.util
+import runpy
 import subprocess
 import sys
-import warnings
 from pathlib import Path
 
 import astropy.units as u
 import numpy as np
 import pytest
 from astropy.io import fits
-from astropy.table import QTable, Table
+from astropy.table import QTable
 from ctapipe.io import (
     DL2EventPreprocessor,
     TableLoader,
     read_table,
-    write_table,
 )
-from ctapipe.io.hdf5dataformat import SHOWER_DISTRIBUTION_TABLE
 from ctapipe.irf import OptimizationResult
 from ctapipe.tools.compute_irf import IrfTool
 from ctapipe.tools.optimize_event_selection import EventSelectionOptimizer
@@ -30,6 +28,7 @@ from ctapipe_gphysnet.tools.apply import ApplyTool
 
 EXAMPLES = Path(__file__).parents[1] / "examples"
 CONFIG = EXAMPLES / "irf" / "gammaphysnet.yaml"
+COUNT_SHOWERS = EXAMPLES / "irf" / "count_showers.py"
 HILLAS_RF = EXAMPLES / "irf" / "hillas_rf.yaml"
 KINDS = ("point-like", "full-enclosure")
 
@@ -76,17 +75,8 @@ def apply(dl1, path, *arguments):
         cwd=path.parent,
         raises=True,
     )
-    # the table that files from simtel have; without it, ctapipe 0.28 forgets that
-    # showers are used several times
-    row = read_table(path, "/configuration/simulation/run")[0]
-    thrown = row["n_showers"] * row["shower_reuse"]
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")
-        write_table(
-            Table({"obs_id": [row["obs_id"]], "n_entries": [thrown]}),
-            path,
-            SHOWER_DISTRIBUTION_TABLE,
-        )
+    # as irf.sh does
+    runpy.run_path(str(COUNT_SHOWERS))["count_showers"](path)
     return path
 
 
@@ -214,6 +204,34 @@ def test_usage_of_the_script(tmp_path):
     result = subprocess.run(["bash", script], capture_output=True, text=True)
     assert result.returncode == 2
     assert "irf.sh GAMMA PROTON FOLDER" in result.stdout
+
+
+def count_showers(*arguments):
+    command = [sys.executable, COUNT_SHOWERS, *arguments]
+    return subprocess.run(command, capture_output=True, text=True)
+
+
+def test_showers_are_counted_where_no_table_does(sample_path, tmp_path):
+    counted, again = tmp_path / "counted.h5", tmp_path / "again.h5"
+    assert count_showers(sample_path, counted).returncode == 0
+    runs = read_table(sample_path, "/configuration/simulation/run")
+    with TableLoader(counted) as loader:
+        table = loader.read_shower_distribution()
+    np.testing.assert_array_equal(table["obs_id"], runs["obs_id"])
+    np.testing.assert_array_equal(
+        table["n_entries"], runs["n_showers"] * runs["shower_reuse"]
+    )
+    assert count_showers(counted, again).returncode == 0
+    assert again.is_symlink()
+    assert again.resolve() == counted.resolve()
+
+
+def test_showers_of_a_file_that_is_none(tmp_path):
+    path = tmp_path / "text.h5"
+    path.write_text("no HDF5")
+    result = count_showers(path, tmp_path / "counted.h5")
+    assert result.returncode == 1
+    assert f"{path}: cannot be read as a simulated ctapipe file" in result.stderr
 
 
 @pytest.mark.slow
