@@ -10,7 +10,9 @@ The order of work is that of pyirf's own example for EventDisplay::
     table = sensitivity(gammas, background, cuts)
 """
 
+import logging
 import operator
+from contextlib import contextmanager
 from dataclasses import dataclass
 
 import astropy.units as u
@@ -402,6 +404,19 @@ class Cuts:
         )
 
 
+@contextmanager
+def _silent_pyirf():
+    """Without pyirf's warning for every bin, cut and replicate without background."""
+    logger = logging.getLogger("pyirf.sensitivity")
+    level = logger.level
+    logger.setLevel(logging.ERROR)
+    try:
+        yield
+    finally:
+        logger.setLevel(level)
+
+
+@_silent_pyirf()
 def optimize_cuts(
     gammas,
     background,
@@ -581,6 +596,7 @@ def _histograms(events, edges, powers):
     ]
 
 
+@_silent_pyirf()
 def sensitivity(
     gammas,
     background,

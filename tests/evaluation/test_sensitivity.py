@@ -487,6 +487,13 @@ def test_sensitivity_without_background(gammas, protons):
     assert np.isnan(table["flux_sensitivity"]).all()
 
 
+def test_pyirf_does_not_warn_of_every_bin(gammas, protons, caplog):
+    gammas["weight"] = 1e6
+    table = sensitivity(gammas, protons[:0], open_cuts())
+    assert np.isnan(table["flux_sensitivity"]).all()  # the table says it
+    assert not caplog.records
+
+
 @pytest.mark.parametrize("n_uses", [1, 10])
 def test_interval(gammas, protons, generator, n_uses):
     protons["weight"] = 20.0
