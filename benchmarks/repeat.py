@@ -1,4 +1,4 @@
-"""Make a large DL1 file of a small one, by repeating its events.
+"""Make a large DL1 or DL2 file of a small one, by repeating its events.
 
     python benchmarks/repeat.py small.dl1.h5 large.dl1.h5 1000000
 
@@ -21,7 +21,7 @@ def repeat_events(source, target, number):
     Parameters
     ----------
     source, target : path-like
-        ctapipe DL1 files.
+        ctapipe DL1 or DL2 files.
     number : int
         Array events of the target; not less than the source has.
 
