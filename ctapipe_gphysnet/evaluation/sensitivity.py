@@ -569,7 +569,7 @@ def _effective_count(background, cuts, ring):
     edges = cuts.reco_energy_bins
     background = background[_in_ring(background["reco_source_fov_offset"], ring)]
     total, variance = np.zeros((2, len(edges) - 1))
-    for events in _by_kind(background):
+    for events in _by_kind(background).values():
         passed = cuts.passed_gammaness(events)
         n_events, thrown = _histograms(events, edges, powers=(0, 1))
         left, squares = _histograms(events[passed], edges, powers=(1, 2))
@@ -580,11 +580,11 @@ def _effective_count(background, cuts, ring):
 
 
 def _by_kind(background):
-    """Tables of the particles of each kind."""
+    """Tables of the particles by kind; of all of them if that is not known."""
     if "particle_type" not in background.colnames:
-        return [background]
+        return {"background": background}
     kinds = np.asarray(background["particle_type"])
-    return [background[kinds == kind] for kind in np.unique(kinds)]
+    return {str(kind): background[kinds == kind] for kind in np.unique(kinds)}
 
 
 def _histograms(events, edges, powers):
@@ -664,6 +664,7 @@ def sensitivity(
     gammas, background = _reconstructed(gammas), _reconstructed(background)
     gammas = gammas[cuts.passed(gammas)]
     n_effective = _effective_count(background, cuts, background_ring)
+    kinds = _by_kind(background)  # before the cuts, which may leave none of a kind
     background = background[cuts.passed_gammaness(background)]
     table = _pyirf_table(gammas, background, cuts, alpha, background_ring)
     for name in [name for name in table.colnames if name.startswith("n_")]:
@@ -671,10 +672,9 @@ def sensitivity(
             table.remove_column(name)  # pyirf scales these numbers of events, too
     table["n_gammas"] = np.histogram(gammas["reco_energy"], cuts.reco_energy_bins)[0]
     table["n_background"] = _count(background, cuts, background_ring)
-    if "particle_type" in background.colnames:
-        for kind in np.unique(background["particle_type"]):
-            particles = background[background["particle_type"] == kind]
-            table[f"n_{kind}"] = _count(particles, cuts, background_ring)
+    for kind, events in kinds.items():
+        passed = events[cuts.passed_gammaness(events)]
+        table[f"n_{kind}"] = _count(passed, cuts, background_ring)
     table["n_background_effective"] = n_effective
     table["few_events"] = np.minimum(table["n_gammas"], n_effective) < MIN_EVENTS
 

@@ -470,6 +470,7 @@ def test_heavy_particles_of_which_none_is_left(gammas, protons, generator):
     strict.gammaness["cut"] = protons["gh_score"].max() + 1e-9
     table = sensitivity(gammas, background, strict)
     np.testing.assert_array_equal(table["n_background"], 2000)
+    np.testing.assert_array_equal(table["n_proton"], 0)
     # 2000 of weight 1, and one proton of weight 100 in four of the bins
     expected = [2000**2 / (2000 + 100**2)] * 4 + [2000] * 2
     np.testing.assert_allclose(table["n_background_effective"], expected)
