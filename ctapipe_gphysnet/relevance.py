@@ -16,7 +16,7 @@ __all__ = [
     "shares",
     "showers_of",
     "statistic",
-    "summarise",
+    "summarize",
 ]
 
 #: In place of a model's name: all models of a group.
@@ -214,7 +214,7 @@ def mean_and_error(values, shower):
     return mean, np.sqrt((residual**2).sum() * n_showers / (n_showers - 1)) / n_good
 
 
-def summarise(column, names, showers, models, particle, shower_number):
+def summarize(column, names, showers, models, particle, shower_number):
     """Means over events of what `statistic` says of each.
 
     Parameters

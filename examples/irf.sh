@@ -23,7 +23,7 @@ EOF
     exit 2
 fi
 
-gamma=$1 proton=$2 folder=$3
+gamma=$1 proton=$2 folder=${3%/}
 shift 3
 here=$(cd "$(dirname "${BASH_SOURCE[0]}")" && pwd)/irf
 mkdir -p "$folder"

@@ -35,6 +35,11 @@ KINDS = ("point-like", "full-enclosure")
 # of ctapipe and pyirf about few events, which are not for this package to judge
 pytestmark = pytest.mark.filterwarnings("ignore")
 
+# found, not imported, for the import takes seconds and the scripts do it
+needs_gammapy = pytest.mark.skipif(
+    importlib.util.find_spec("gammapy") is None, reason="the extra irf is not installed"
+)
+
 #: For so few events: fewer bins, at energies where all of them have events, and fewer
 #: cuts to try.
 FEW_EVENTS = """
@@ -161,9 +166,8 @@ def test_irf(results, kind):
     assert np.isfinite(sensitivity["FLUX_SENSITIVITY"]).any()
 
 
+@needs_gammapy
 def test_gammapy_reads_the_irf(results):
-    if importlib.util.find_spec("gammapy") is None:
-        pytest.skip("gammapy is not installed (extra irf)")
     path = results / "full-enclosure.fits"
     result = subprocess.run(
         [sys.executable, EXAMPLES / "irf" / "look.py", path],
@@ -234,9 +238,9 @@ def test_showers_of_a_file_that_is_none(tmp_path):
     assert f"{path}: cannot be read as a simulated ctapipe file" in result.stderr
 
 
+@needs_gammapy
 @pytest.mark.slow
 def test_script_with_the_shipped_model(shared_path, few_events, tmp_path):
-    pytest.importorskip("gammapy", reason="not installed (extra irf)")
     files = [
         apply(shared_path(f"dl1/{name}.dl1.h5"), tmp_path / f"{name}.dl2.h5")
         for name in ("gamma_point", "proton")

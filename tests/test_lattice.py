@@ -250,7 +250,7 @@ def test_errors_name_the_camera():
 def test_irregular_grid():
     geometry = CameraGeometry.make_rectangular(4, 4)
     if not hasattr(geometry, "grid_type"):
-        pytest.skip("this ctapipe does not know irregular grids")
+        pytest.skip("ctapipe before 0.29 knows no irregular grids")
     geometry.grid_type = type(geometry.grid_type).IRREGULAR
     with pytest.raises(LatticeError, match="irregular"):
         CameraLattice.from_geometry(geometry)

@@ -16,7 +16,7 @@ from ctapipe_gphysnet.relevance import (
     shares,
     showers_of,
     statistic,
-    summarise,
+    summarize,
 )
 
 
@@ -144,7 +144,7 @@ def test_summary():
         "uniform_true_share": np.array([0.1, 0.3, 0.5]),
         "uniform_true_distance": np.array([2.0, 4, 6]),
     }
-    rows = summarise(
+    rows = summarize(
         columns.__getitem__,
         ["energy"],
         ["true"],
@@ -181,7 +181,7 @@ def test_summary_of_one_model():
         f"energy_cleaned_{what}": np.ones((4, 1)) for what in ("share", "distance")
     }
     columns |= {f"uniform_cleaned_{what}": np.ones(4) for what in ("share", "distance")}
-    (row,) = summarise(
+    (row,) = summarize(
         columns.__getitem__,
         ["energy"],
         ["cleaned"],

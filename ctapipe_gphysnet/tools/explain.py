@@ -27,7 +27,7 @@ from ..files import close_verified, replaced_folder_when_whole
 from ..lattice import LatticeError
 from ..parameters import ParameterColumns
 from ..quality import GammaPhysNetQualityQuery
-from ..relevance import mean_and_spread, showers_of, statistic, summarise
+from ..relevance import mean_and_spread, showers_of, statistic, summarize
 from ..resources import DEFAULT_MODEL, find_model
 from .outputs import failures_of_writing, verify_output_folder
 
@@ -358,7 +358,7 @@ class ExplainTool(Tool):
                 with tables.open_file(folder / TABLES, "w") as file:
                     self._explain(file)
                     self._verify_explained(file)
-                    summary = self._summarise(file)
+                    summary = self._summarize(file)
                     close_verified(file)
                 summary.write(folder / SUMMARY, format="ascii.ecsv")
                 self._draw(folder)
@@ -453,7 +453,7 @@ class ExplainTool(Tool):
                 f" {tel_id}"
             )
 
-    def _summarise(self, file):
+    def _summarize(self, file):
         """The table of means over all events."""
         rows = []
         for group in self.groups:
@@ -465,7 +465,7 @@ class ExplainTool(Tool):
                 return found.astype(np.float64) if found.dtype.kind == "f" else found
 
             particle, shower_number = self._particles_and_showers(column)
-            found = summarise(
+            found = summarize(
                 column,
                 group.ensemble.maps,
                 self.showers,
