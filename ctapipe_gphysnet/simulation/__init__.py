@@ -1,0 +1,1 @@
+"""A fast simulation of air showers, their light, and the cameras that record it."""

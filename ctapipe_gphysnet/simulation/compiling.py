@@ -1,0 +1,34 @@
+"""How the functions of the simulation become machine code."""
+
+from pathlib import Path
+
+from numba import njit
+
+__all__ = ["compiled"]
+
+# Sums may be done in another order and products fused, but infinities and NaN stay what
+# they are.
+FAST = {"reassoc", "contract", "arcp", "nsz", "afn"}
+
+
+def _forget_outdated_code():
+    """Remove machine code older than any source file of this folder.
+
+    Numba compares a function with its own source file only, and not with those of the
+    functions that it calls.
+    """
+    folder = Path(__file__).parent
+    newest = max(path.stat().st_mtime for path in folder.glob("*.py"))
+    for path in (folder / "__pycache__").glob("*.nb?"):
+        try:
+            if path.stat().st_mtime < newest:
+                path.unlink()
+        except OSError:  # gone already, or a folder that one may only read
+            continue
+
+
+_forget_outdated_code()
+
+# Machine code is kept on disk. No function makes arrays, so none has to count references
+# to them, which would take as long as all the rest.
+compiled = njit(cache=True, fastmath=FAST, _nrt=False)
