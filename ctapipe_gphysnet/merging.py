@@ -9,43 +9,33 @@ from ctapipe.utils.arrays import recarray_drop_columns
 
 from .files import close_verified
 
-__all__ = ["DL1Merger"]
+__all__ = ["BlockMerger", "DL1Merger"]
 
 BLOCK_SIZE = 16 * 2**20  # bytes
 # Of what is appended: eight times as fast as ctapipe's 5, and images take 2 % more.
 COMPRESSION_LEVEL = 1
 
 
-class DL1Merger(HDF5Merger):
-    """ctapipe's merger, for files of any size and without earlier results.
+class BlockMerger(HDF5Merger):
+    """ctapipe's merger, for files of any size.
 
     What is copied, and which files go together, is ctapipe's concern. This
     class changes how: tables go block by block instead of at once, and those
     that are new in the output as compressed as they are, which for images is
-    a hundred times as fast. Tables that this package has written stay behind.
+    a hundred times as fast.
 
     Parameters
     ----------
     output_path : path-like
-    products : tuple of Product
-        Their tables stay behind.
-    statistics : str
-        Name of the table of statistics that stays behind.
     parent : ctapipe.core.Component
         Has the configuration of `HDF5Merger`.
     """
 
-    def __init__(self, output_path, products, statistics, parent):
+    def __init__(self, output_path, parent):
         super().__init__(output_path, parent=parent, overwrite=True, append=False)
-        self._replaced = {product.prefix for product in products}
-        self._statistics = statistics
 
     def finish(self):
-        """Write into the header what the file is now, and close it."""
-        levels = set(self.meta.product.data_levels) | {DataLevel.DL2}
-        if DL1_TEL_IMAGES_GROUP not in self.h5file.root:
-            levels -= {DataLevel.DL1_IMAGES}
-        self.meta.product.data_levels = sorted(levels, key=lambda level: level.name)
+        """Write into the header what has made the file, and close it."""
         activity = Provenance().current_activity.provenance
         self.meta.activity = metadata.Activity.from_provenance(activity)
         metadata.write_to_hdf5(self.meta.to_dict(), self.h5file)
@@ -57,22 +47,12 @@ class DL1Merger(HDF5Merger):
 
     # What follows takes the place of methods of HDF5Merger with the same arguments.
 
-    def _append_table_group(self, file, input_group, *args, **kwargs):
-        if input_group._v_name not in self._replaced:
-            super()._append_table_group(file, input_group, *args, **kwargs)
-
     def _append_table(self, file, table, filter_columns=None, once=False):
-        if table._v_name in self._replaced:
-            return
         path = table._v_pathname
         if path not in self.h5file:
             super()._append_table(file, table, filter_columns, once)
         elif not once:
             self._append_blocks(table, self.h5file.get_node(path), filter_columns)
-
-    def _add_statistics_table(self, file, input_table):
-        if input_table._v_name != self._statistics:
-            super()._add_statistics_table(file, input_table)
 
     def _copy_node_filter_columns(self, table, filter_columns):
         # ctapipe's method makes the table with its attributes, of the first row only
@@ -108,6 +88,46 @@ class DL1Merger(HDF5Merger):
                 block = recarray_drop_columns(block, filter_columns)
             output.append(block.astype(output.dtype))
         output.flush()
+
+
+class DL1Merger(BlockMerger):
+    """A merger that leaves tables behind which this package has written.
+
+    Parameters
+    ----------
+    output_path : path-like
+    products : tuple of Product
+        Their tables stay behind.
+    statistics : str
+        Name of the table of statistics that stays behind.
+    parent : ctapipe.core.Component
+        Has the configuration of `HDF5Merger`.
+    """
+
+    def __init__(self, output_path, products, statistics, parent):
+        super().__init__(output_path, parent)
+        self._replaced = {product.prefix for product in products}
+        self._statistics = statistics
+
+    def finish(self):
+        """Write into the header what the file is now, and close it."""
+        levels = set(self.meta.product.data_levels) | {DataLevel.DL2}
+        if DL1_TEL_IMAGES_GROUP not in self.h5file.root:
+            levels -= {DataLevel.DL1_IMAGES}
+        self.meta.product.data_levels = sorted(levels, key=lambda level: level.name)
+        super().finish()
+
+    def _append_table_group(self, file, input_group, *args, **kwargs):
+        if input_group._v_name not in self._replaced:
+            super()._append_table_group(file, input_group, *args, **kwargs)
+
+    def _append_table(self, file, table, *args, **kwargs):
+        if table._v_name not in self._replaced:
+            super()._append_table(file, table, *args, **kwargs)
+
+    def _add_statistics_table(self, file, input_table):
+        if input_table._v_name != self._statistics:
+            super()._add_statistics_table(file, input_table)
 
 
 class _FirstRow:

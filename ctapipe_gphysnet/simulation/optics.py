@@ -176,8 +176,8 @@ class MirrorOptics(Component):
         0.75,
         min=0,
         help=(
-            "Factor for the number of detected photons; 0.65 is that of CTAO's productions"
-            " prod5 and prod6, which have degraded mirrors"
+            "Factor for the number of detected photons; 0.65 is that of CTAO's"
+            " productions prod5 and prod6, which have degraded mirrors"
         ),
     ).tag(config=True)
     focal_length = AstroQuantity(
