@@ -26,7 +26,7 @@ class SimulateTool(Tool):
     """Simulate air showers, and the images that telescopes take of them.
 
     CARD is a run card, a YAML file whose name ends in .airshower.yaml, or the name of
-    one that comes with the package: {presets}.
+    one that comes with the package.
 
     Whole runs are simulated, by several processes if wanted, and put together in the
     order of their numbers. So the result depends on the card, its seed and the number of
@@ -35,7 +35,7 @@ class SimulateTool(Tool):
     """
 
     name = "gphysnet-simulate"
-    description = __doc__.format(presets=", ".join(preset_names()))
+    description = f"{__doc__}\n    Names: {', '.join(preset_names())}.\n"
     examples = """
     gphysnet-simulate gamma_diffuse -o gamma.dl1.h5
     gphysnet-simulate proton -o proton.dl1.h5 --n-events 100000 --seed 7 --processes 2
