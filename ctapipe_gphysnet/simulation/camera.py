@@ -308,9 +308,11 @@ def _fewest(trace, threshold, peak, n_pixels, spectrum):
     noise = sum(np.roll(trace, i * shift) for i in range(n_pixels))
     if noise.max() >= threshold:
         return 0
+    noise_spread = noise.std()
     number = 0
     while number * peak < threshold:
-        spread = math.hypot(noise.std(), peak * math.sqrt(number * spectrum.mean_square))
+        light_spread = peak * math.sqrt(number * spectrum.mean_square)
+        spread = math.hypot(noise_spread, light_spread)
         if number * peak + NOISE_MARGIN * spread >= threshold:
             break
         number += 1

@@ -6,10 +6,6 @@ from numba import njit
 
 __all__ = ["compiled"]
 
-# Sums may be done in another order and products fused, but infinities and NaN stay what
-# they are.
-FAST = {"reassoc", "contract", "arcp", "nsz", "afn"}
-
 
 def _forget_outdated_code():
     """Remove machine code older than any source file of this folder.
@@ -29,6 +25,7 @@ def _forget_outdated_code():
 
 _forget_outdated_code()
 
-# Machine code is kept on disk. No function makes arrays, so none has to count references
-# to them, which would take as long as all the rest.
-compiled = njit(cache=True, fastmath=FAST, _nrt=False)
+# Machine code is kept on disk. No function makes arrays, so none has to count the
+# references to them, which would take long. There is no fast mathematics: it gains
+# nothing here, and results would depend on which functions are compiled into one another.
+compiled = njit(cache=True, _nrt=False)

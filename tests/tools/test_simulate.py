@@ -106,7 +106,11 @@ def events_of_runs(path):
 
 @pytest.fixture
 def stopped_in_run_2(monkeypatch):
-    """Function: have something happen instead of the first event of run 2."""
+    """Function: have something happen instead of the first event of run 2.
+
+    A signal is to be raised in this thread: one to the process may come to another
+    thread, and interrupt this one later, where exceptions are ignored.
+    """
 
     def stop(happening):
         simulate_run = RunSimulator.__call__
@@ -293,7 +297,7 @@ def test_goes_on_after_an_interruption(
 ):
     output = tmp_path / "out.dl1.h5"
     parts = tmp_path / "out.dl1.h5.parts"
-    stopped_in_run_2(lambda: os.kill(os.getpid(), number))
+    stopped_in_run_2(lambda: signal.raise_signal(number))
     assert simulate("--n-runs=2") == 128 + number
     monkeypatch.undo()
     assert not output.exists()
@@ -319,7 +323,7 @@ def test_goes_on_after_an_interruption(
 
 
 def test_does_not_go_on_with_another_simulation(simulate, refused, stopped_in_run_2):
-    stopped_in_run_2(lambda: os.kill(os.getpid(), signal.SIGINT))
+    stopped_in_run_2(lambda: signal.raise_signal(signal.SIGINT))
     assert simulate("--n-runs=2") == 130
     for option, difference in [
         ("--seed=6", "AirShowerSource.seed was 5, now it is 6"),
