@@ -106,11 +106,9 @@ def events_of_runs(path):
 
 @pytest.fixture
 def stopped_in_run_2(monkeypatch):
-    """Function: have something happen instead of the first event of run 2.
-
-    A signal is to be raised in this thread: one to the process may come to another
-    thread, and interrupt this one later, where exceptions are ignored.
-    """
+    """Function: have something happen instead of the first event of run 2."""
+    # where tests run in the background, SIGINT is ignored
+    handler = signal.signal(signal.SIGINT, signal.default_int_handler)
 
     def stop(happening):
         simulate_run = RunSimulator.__call__
@@ -120,7 +118,8 @@ def stopped_in_run_2(monkeypatch):
 
         monkeypatch.setattr(RunSimulator, "__call__", stopped)
 
-    return stop
+    yield stop
+    signal.signal(signal.SIGINT, handler)
 
 
 # What is in the file
