@@ -73,7 +73,7 @@ def main():
     parser.add_argument("--showers", type=int, default=500)
     options = parser.parse_args()
     Provenance().start_activity("benchmark")
-    seconds = {}
+    seconds = dict.fromkeys(PARTS, 0.0)
     watch(seconds)
     for card in options.cards:
         n_events, total = measure(card, options.showers, seconds)
