@@ -108,7 +108,7 @@ def test_low_energy_cross_section_joins():
 
 def test_build(tmp_path):
     """In a process of its own, as the models can be started only once."""
-    pytest.importorskip("chromo", reason="the interaction models are optional")
+    pytest.importorskip("chromo", reason="the extra hadrons is not installed")
     path = tmp_path / "table.npz"
     module = "ctapipe_gphysnet.simulation.hadron_tables"
     command = [sys.executable, "-m", module, "--events", "3", "--output", str(path)]

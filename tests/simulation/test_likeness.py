@@ -54,7 +54,7 @@ def test_place_of_telescope_is_consistent_with_impact_distance():
 
 
 def test_reference_comes_of_simtel_file(shared_path):
-    pytest.importorskip("eventio")
+    pytest.importorskip("eventio", reason="the extra simtel is not installed")
     path = shared_path(f"{SIMTEL}.simtel.zst")
     rows = reference_images.reference_rows(path)
     reference = likeness.read_reference("gamma")

@@ -56,7 +56,7 @@ def test_points_outside_have_no_pixel(geometry, point):
 
 
 def test_modules_are_those_of_the_simtel_file(geometry, shared_path):
-    eventio = pytest.importorskip("eventio")
+    eventio = pytest.importorskip("eventio", reason="the extra simtel is not installed")
     path = shared_path("simtel/history_meta_75.simtel.zst")
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")

@@ -180,7 +180,6 @@ def test_every_shower_thrown_is_counted(two_runs):
 
 
 def test_effective_area_of_ctapipe(two_runs):
-    pytest.importorskip("pyirf")
     with TableLoader(two_runs) as loader:
         spectrum = _spectrum(loader)
     # 24 showers of E^-2.5 in 200 m around, in a cone of 1 degree, and in an hour
