@@ -108,7 +108,7 @@ def emit(
         Number of photo-electrons so far.
     reached : ndarray of bool, shape (T,)
         For this function's own use.
-    tally : ndarray of float, shape (2,)
+    tally : ndarray of float, shape (1,)
         Length of track above the threshold [m], summed up.
     state : ndarray of uint64, shape (4,)
 

@@ -16,22 +16,7 @@ from tqdm.auto import tqdm
 
 from .hadron_decays import decay_short_lived
 from .hadron_tables import PROJECTILES, HadronTable
-from .particles import (
-    ELECTRON,
-    KAON_LONG,
-    KAON_MINUS,
-    KAON_PLUS,
-    MASS,
-    MUON_MINUS,
-    MUON_PLUS,
-    NEUTRON,
-    PHOTON,
-    PION_MINUS,
-    PION_PLUS,
-    PION_ZERO,
-    POSITRON,
-    PROTON,
-)
+from .particles import MASS, PION_ZERO, POSITRON, PROTON, SPECIES
 
 __all__ = [
     "HIGH_ENERGIES",
@@ -67,23 +52,6 @@ ARGON = 1.005
 LEAST_KINETIC_ENERGY = 0.5  # GeV
 LEAST_ELECTROMAGNETIC = 0.02  # GeV
 
-SPECIES = {
-    22: PHOTON,
-    11: ELECTRON,
-    -11: POSITRON,
-    13: MUON_MINUS,
-    -13: MUON_PLUS,
-    111: PION_ZERO,
-    211: PION_PLUS,
-    -211: PION_MINUS,
-    321: KAON_PLUS,
-    -321: KAON_MINUS,
-    130: KAON_LONG,
-    2212: PROTON,
-    -2212: PROTON,  # antinucleons count as nucleons
-    2112: NEUTRON,
-    -2112: NEUTRON,
-}
 NEUTRINOS = (12, 14, 16)
 LIGHTEST_NUCLEUS = 1_000_000_000  # identifiers of nuclei begin here
 NUCLEONS = (2212, 2112)

@@ -2,6 +2,9 @@
 
 import numpy as np
 
+from .particles import MASS as SPECIES_MASS
+from .particles import SPECIES
+
 __all__ = ["SHORT_LIVED", "decay_short_lived"]
 
 # GeV. Masses and branching ratios: Particle Data Group, Phys. Rev. D 110 (2024) 030001.
@@ -16,15 +19,8 @@ DECAYING_MASS = {
     3312: 1.32171,  # Xi-
     3334: 1.67245,  # Omega-
 }
-STABLE_MASS = {
-    22: 0.0,
-    111: 0.1349768,
-    211: 0.13957039,
-    321: 0.493677,
-    2112: 0.93956542,
-    2212: 0.93827209,
-}
-MASS = STABLE_MASS | DECAYING_MASS
+MASS = {identifier: SPECIES_MASS[own] for identifier, own in SPECIES.items()}
+MASS |= DECAYING_MASS
 
 # Branching ratios, with the products; rarer ones are left out and the sum is made 1.
 # Neutral pions stay: they decay at once in the shower.

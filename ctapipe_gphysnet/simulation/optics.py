@@ -55,9 +55,9 @@ YIELD_HEIGHT = np.arange(0, 40e3, 250.0)  # m
 class Telescopes(NamedTuple):
     """What compiled code knows of telescopes; see `MirrorOptics.telescopes`."""
 
-    x: np.ndarray  # m, of the mirrors' centers, shape (T,)
-    y: np.ndarray
-    z: np.ndarray
+    x: np.ndarray  # m, of the mirrors' centers: north, shape (T,)
+    y: np.ndarray  # west
+    z: np.ndarray  # above sea level
     along_altitude: tuple  # unit vectors of the camera's axes in the ground frame
     along_azimuth: tuple
     axis: tuple  # of the optical axis, towards the sky
@@ -250,14 +250,12 @@ class MirrorOptics(Component):
             * trapezoid(detected / wavelength**2, wavelength, axis=1)
         )
 
-    def telescopes(self, atmosphere, positions, altitude, azimuth):
-        """Equal telescopes that point in one direction.
+    def telescopes(self, atmosphere, altitude, azimuth):
+        """Equal telescopes that point in one direction, none of them placed yet.
 
         Parameters
         ----------
         atmosphere : Atmosphere
-        positions : ndarray, shape (T, 3)
-            Of the mirrors' centers, above the observation level [m].
         altitude, azimuth : float
             Where they point [rad].
 
@@ -265,13 +263,12 @@ class MirrorOptics(Component):
         -------
         telescopes : Telescopes
         """
-        positions = np.asarray(positions, dtype=float).reshape(-1, 3)
         along_altitude, along_azimuth, axis = _unit_vectors(altitude, azimuth)
         view = (self.camera_radius / self.focal_length).to_value(u.one) + FIELD_MARGIN
         return Telescopes(
-            x=positions[:, 0].copy(),
-            y=positions[:, 1].copy(),
-            z=positions[:, 2] + atmosphere.ground,
+            x=np.empty(0),
+            y=np.empty(0),
+            z=np.empty(0),
             along_altitude=along_altitude,
             along_azimuth=along_azimuth,
             axis=axis,

@@ -23,6 +23,7 @@ __all__ = [
     "PION_ZERO",
     "POSITRON",
     "PROTON",
+    "SPECIES",
 ]
 
 # Antinucleons count as nucleons.
@@ -48,3 +49,22 @@ CHARGE = np.array([0.0, -1, 1, 1, 0, 1, -1, 1, -1, 0, -1, 1, 0])
 DECAY_LENGTH = np.array(
     [*(0.0, 0, 0, 0, 0), *(7.8045, 7.8045, 3.711, 3.711, 15.34), *(658.638, 658.638, 0)]
 )
+
+#: Species by the identifiers of the Particle Data Group.
+SPECIES = {
+    22: PHOTON,
+    11: ELECTRON,
+    -11: POSITRON,
+    13: MUON_MINUS,
+    -13: MUON_PLUS,
+    111: PION_ZERO,
+    211: PION_PLUS,
+    -211: PION_MINUS,
+    321: KAON_PLUS,
+    -321: KAON_MINUS,
+    130: KAON_LONG,
+    2212: PROTON,
+    -2212: PROTON,  # antinucleons count as nucleons
+    2112: NEUTRON,
+    -2112: NEUTRON,
+}

@@ -314,7 +314,7 @@ class ShowerSimulator(Component):
         pointing = altitude.to_value(u.rad), azimuth.to_value(u.rad)
         if pointing != self._pointing:
             self._pointing = pointing
-            self._directed = self.optics.telescopes(self.atmosphere, [], *pointing)
+            self._directed = self.optics.telescopes(self.atmosphere, *pointing)
         positions = np.asarray(positions, dtype=float).reshape(-1, 3)
         return self._directed._replace(
             x=positions[:, 0].copy(),

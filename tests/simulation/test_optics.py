@@ -12,9 +12,7 @@ ALTITUDE = math.radians(70)
 
 
 def directed(**options):
-    return MirrorOptics(**options).telescopes(
-        Atmosphere(), np.zeros((1, 3)), ALTITUDE, math.pi
-    )
+    return MirrorOptics(**options).telescopes(Atmosphere(), ALTITUDE, math.pi)
 
 
 def light(telescopes, off_axis, n=4000, distance=None):

@@ -378,7 +378,7 @@ def test_muons_at_sea_level(atmosphere):
     flux = 1.8e4 * primaries**-1.7 * np.log(highest / lowest) / number
 
     optics = MirrorOptics()
-    telescopes = optics.telescopes(atmosphere, np.empty((0, 3)), np.pi / 2, 0.0)
+    telescopes = optics.telescopes(atmosphere, np.pi / 2, 0.0)
     medium, table, stack = atmosphere.medium(), read_hadron_table(), new_stack()
     state, muons = random_state(1), np.empty((100_000, 3))
     field = (0.0, 0.0, 0.0)
