@@ -63,22 +63,26 @@ class BlockMerger(HDF5Merger):
 
     def _copy_node(self, file, node):
         group = self._get_or_create_group(node._v_parent._v_pathname)
-        filters = node.filters
-        if filters.complevel:
-            filters = filters.copy(complevel=COMPRESSION_LEVEL)
         output = self.h5file.create_table(
             group,
             node.name,
             description=node.description,
             title=node.title,
-            filters=filters,
+            filters=self._filters(node),
             chunkshape=node.chunkshape,
             byteorder=node.byteorder,
         )
         node.attrs._f_copy(output)
-        if not _copy_chunks(node, output):
+        same_pipeline = bool(node.filters.complevel) == bool(output.filters.complevel)
+        if not (same_pipeline and _copy_chunks(node, output)):
             output.truncate(0)
             self._append_blocks(node, output)
+
+    def _filters(self, table):
+        """How a table is compressed in the output."""
+        if table.filters.complevel:
+            return table.filters.copy(complevel=COMPRESSION_LEVEL)
+        return table.filters
 
     def _append_blocks(self, table, output, filter_columns=None):
         rows = max(1, BLOCK_SIZE // table.rowsize)

@@ -4,6 +4,7 @@ import signal
 import sys
 from contextlib import contextmanager
 
+import tables
 from ctapipe.core import Provenance, Tool, ToolConfigurationError
 from ctapipe.core.traits import Bool, Int, classes_with_traits, flag
 from ctapipe.core.traits import Path as PathTrait
@@ -190,8 +191,10 @@ class SimulateTool(Tool):
 
     def _merge(self, numbers):
         self.log.info("Putting %d runs together", len(numbers))
+        tables.set_blosc_max_threads(self.processes)  # to compress with
+        level = self.simulator.compression_level
         with replaced_when_whole(self.output) as aside:
-            with PartsMerger(aside, parent=self) as merger:
+            with PartsMerger(aside, level, parent=self) as merger:
                 bar = tqdm(numbers, unit="run", disable=not self.progress_bar)
                 for number in bar:
                     merger(self.parts.run_path(number))

@@ -238,6 +238,28 @@ def test_files_can_be_merged(two_runs, simulate, tmp_path):
 # Which runs
 
 
+def test_compression(simulate, two_runs, tmp_path, monkeypatch):
+    """Runs are not compressed, their merged file is as DataWriter says."""
+    levels = []
+
+    def note_and_merge(self, numbers):
+        with tables.open_file(self.parts.run_path(1)) as file:
+            levels.append(file.root[IMAGES].filters.complevel)
+        merge(self, numbers)
+
+    merge = SimulateTool._merge
+    monkeypatch.setattr(SimulateTool, "_merge", note_and_merge)
+    output = tmp_path / "out.dl1.h5"
+    assert simulate("--n-runs=2", "--DataWriter.compression_level=5") == 0
+    for path in (two_runs, output):
+        with tables.open_file(path) as file:
+            for name in (IMAGES, TRIGGER, RUNS):
+                assert file.root[name].filters.complib == "blosc:zstd"
+                assert file.root[name].filters.fletcher32
+            levels.append(file.root[IMAGES].filters.complevel)
+    assert levels == [0, 1, 5]
+
+
 @pytest.mark.parametrize(
     ("n_events", "options", "last"),
     [
