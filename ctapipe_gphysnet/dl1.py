@@ -26,7 +26,7 @@ from ctapipe.monitoring.interpolation import PointingInterpolator
 
 from .files import reason
 
-__all__ = ["ArrayEvents", "DL1Error", "DL1File", "TelescopeEvents"]
+__all__ = ["ArrayEvents", "DL1Error", "DL1File", "Reading", "TelescopeEvents"]
 
 BLOCK_SIZE = 24 * 2**20  # bytes of images that are read at once
 BLOCK_EVENTS = 8192  # array events that are read at once, at most
@@ -135,7 +135,7 @@ class DL1File:
         self._file.close()
 
     def _reading(self):
-        return _Reading(self.path)
+        return Reading(self.path)
 
     def _table(self, path):
         if path not in self._file.root:
@@ -197,11 +197,18 @@ class DL1File:
         return rows[["obs_id", "event_id"]][:stop], triggered[:stop]
 
 
-class _Reading:
-    """Turn what PyTables and ctapipe raise into a message with the file's name."""
+class Reading:
+    """Turn what PyTables and ctapipe raise into a message with the file's name.
 
-    def __init__(self, path):
-        self._path = path
+    Parameters
+    ----------
+    path : path-like
+    maker : str
+        Whose file it should be.
+    """
+
+    def __init__(self, path, maker="ctapipe"):
+        self._path, self._maker = path, maker
 
     def __enter__(self):
         return self
@@ -210,7 +217,8 @@ class _Reading:
         errors = (tables.HDF5ExtError, tables.NodeError, OSError, KeyError, RuntimeError)
         if isinstance(error, (*errors, ValueError)) and not isinstance(error, DL1Error):
             raise DL1Error(
-                f"{self._path}: cannot be read as a DL1 file of ctapipe: {reason(error)}"
+                f"{self._path}: cannot be read as a DL1 file of {self._maker}:"
+                f" {reason(error)}"
             ) from error
 
 

@@ -1,5 +1,6 @@
 """Simulated DL1 events as arrays to train on."""
 
+import math
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -8,11 +9,14 @@ from astropy.table import Table, vstack
 from ctapipe.core import QualityQuery
 from ctapipe.core.expression_engine import ExpressionError
 from ctapipe.core.traits import List, Tuple, Unicode
+from ctapipe.instrument import FocalLengthKind
 from ctapipe.io import TableLoader
 from tqdm.auto import tqdm
 
 from .camera import CameraLayout, CameraMismatch
+from .dl1 import DL1Error
 from .lattice import LatticeError
+from .lstchain import LstchainFile, is_lstchain
 from .tasks import GAMMA_ID, TASKS
 
 __all__ = [
@@ -168,7 +172,7 @@ def read_events(
     Parameters
     ----------
     paths : iterable of path-like
-        ctapipe DL1 files with images and parameters.
+        DL1 files with images and parameters, of ctapipe or of lstchain.
     selection : EventSelection
         Which images to keep; its counts go on.
     preprocessing : Preprocessing
@@ -193,22 +197,17 @@ def read_events(
     """
     parts = []
     for path in paths:
-        with _open(path) as loader:
-            camera, matches = _matching_telescopes(loader, path, camera)
-            chunks = loader.read_telescope_events_chunked(
-                CHUNK_SIZE,
-                telescopes=list(matches),
-                dl1_images=True,
-                dl1_parameters=True,
-                dl2=False,
-                true_parameters=False,
-                simulated=True,
-                instrument=True,
-                pointing=True,
+        with _open(path) as file:
+            camera, matches = _matching_telescopes(file.subarray, path, camera)
+            chunks = tqdm(
+                _tables(file, list(matches)),
+                desc=Path(path).name,
+                unit="chunk",
+                total=math.ceil(len(file) / CHUNK_SIZE),
+                disable=not progress,
             )
-            name = Path(path).name
-            for chunk in tqdm(chunks, desc=name, unit="chunk", disable=not progress):
-                events = _selected(chunk.data, path, selection, tasks)
+            for chunk in chunks:
+                events = _selected(chunk, path, selection, tasks)
                 for match in {id(match): match for match in matches.values()}.values():
                     same = [matches[tel_id] is match for tel_id in events["tel_id"]]
                     if any(same):
@@ -231,16 +230,43 @@ def read_events(
 
 def _open(path):
     try:
+        if is_lstchain(path):
+            return LstchainFile(path, FocalLengthKind.EFFECTIVE)
         return TableLoader(path)
+    except DL1Error as error:
+        raise EventError(str(error)) from error
     except Exception as error:  # PyTables, h5py and ctapipe each raise their own
         raise EventError(f"{path}: cannot be read as a ctapipe file: {error}") from error
 
 
-def _matching_telescopes(loader, path, camera):
+def _tables(file, tel_ids):
+    """Events of some telescopes, in tables with ctapipe's names."""
+    if isinstance(file, LstchainFile):
+        try:
+            yield from file.tables(CHUNK_SIZE, tel_ids)
+        except DL1Error as error:
+            raise EventError(str(error)) from error
+        return
+    chunks = file.read_telescope_events_chunked(
+        CHUNK_SIZE,
+        telescopes=tel_ids,
+        dl1_images=True,
+        dl1_parameters=True,
+        dl2=False,
+        true_parameters=False,
+        simulated=True,
+        instrument=True,
+        pointing=True,
+    )
+    for chunk in chunks:
+        yield chunk.data
+
+
+def _matching_telescopes(subarray, path, camera):
     """The camera, and the match of every telescope that has it."""
     matches = {}
     reasons = []
-    for telescope in loader.subarray.telescope_types:
+    for telescope in subarray.telescope_types:
         try:
             layout = CameraLayout.from_telescope(telescope)
             camera = camera or layout
@@ -248,7 +274,7 @@ def _matching_telescopes(loader, path, camera):
         except (CameraMismatch, LatticeError) as error:
             reasons.append(f"{telescope}: {error}")
             continue
-        for tel_id in loader.subarray.get_tel_ids_for_type(telescope):
+        for tel_id in subarray.get_tel_ids_for_type(telescope):
             matches[tel_id] = match
     if not matches:
         raise EventError(f"{path}: no telescope with the camera to train; {reasons}")

@@ -5,7 +5,7 @@ from functools import partial
 import tables
 from ctapipe.core import Provenance, Tool, ToolConfigurationError
 from ctapipe.core.expression_engine import ExpressionError
-from ctapipe.core.traits import Bool, List, UseEnum, flag
+from ctapipe.core.traits import Bool, CaselessStrEnum, List, UseEnum, flag
 from ctapipe.core.traits import Path as PathTrait
 from ctapipe.instrument import FocalLengthKind
 from ctapipe.io import HDF5Merger
@@ -18,13 +18,16 @@ from tqdm.auto import tqdm
 from ..bulk import DL2Writer, reconstruct
 from ..dl1 import DL1Error, DL1File
 from ..files import reason, replaced_when_whole
+from ..lstchain import LstchainDL2Writer, LstchainFile, is_lstchain
 from ..merging import DL1Merger
-from ..products import named_products
+from ..products import PRODUCTS, named_products
 from ..quality import GammaPhysNetQualityQuery
 from ..reconstructor import GammaPhysNetReconstructor
 from .outputs import failures_of_writing, verify_output
 
 __all__ = ["ApplyTool", "main"]
+
+FORMATS = ("ctapipe", "lstchain")
 
 # ctapipe-merge's switches, but for those that are about its output file, and for
 # attaching a file that has no events
@@ -42,6 +45,8 @@ class ApplyTool(Tool):
     Does what ctapipe-process does with GammaPhysNetReconstructor, and writes the
     same tables, but many events at a time. The rest of the input is copied as
     ctapipe-merge does.
+
+    Of DL1 files of lstchain it makes DL2 files of lstchain, as lstchain_dl1_to_dl2 does.
     """
 
     name = "gphysnet-apply"
@@ -50,6 +55,7 @@ class ApplyTool(Tool):
     gphysnet-apply -i run.dl1.h5 -o run.dl2.h5 --no-dl1-images
     gphysnet-apply -i run1.dl1.h5 -i run2.dl1.h5 -m lst.safetensors \\
         -m nectarcam.safetensors -o runs.dl2.h5
+    gphysnet-apply -i dl1_LST-1.Run02965.h5 -o dl2_LST-1.Run02965.h5
     """
 
     inputs = List(
@@ -61,6 +67,12 @@ class ApplyTool(Tool):
         allow_none=True,
         directory_ok=False,
         help="DL2 file to write; it appears when it is whole",
+    ).tag(config=True)
+    output_format = CaselessStrEnum(
+        list(FORMATS),
+        default_value=None,
+        allow_none=True,
+        help="Whose DL2 file to write: by default that of the input",
     ).tag(config=True)
     overwrite = Bool(False, help="Overwrite the output file").tag(config=True)
     progress_bar = Bool(True, help="Show a progress bar").tag(config=True)
@@ -80,6 +92,7 @@ class ApplyTool(Tool):
     aliases = {
         ("i", "input"): "ApplyTool.inputs",
         ("o", "output"): "ApplyTool.output",
+        "output-format": "ApplyTool.output_format",
         ("m", "model"): "GammaPhysNetReconstructor.models",
         "prefix": "GammaPhysNetReconstructor.prefix",
         "device": "GammaPhysNetReconstructor.device",
@@ -101,6 +114,7 @@ class ApplyTool(Tool):
 
     def setup(self):
         self._verify_paths()
+        self._kind = self._find_format()
         try:
             self.n_events, subarray = self._verify_inputs()
         except DL1Error as error:
@@ -109,6 +123,17 @@ class ApplyTool(Tool):
             self.reconstructor = GammaPhysNetReconstructor(subarray, parent=self)
         except ToolConfigurationError as error:
             raise ToolConfigurationError(f"{self.inputs[0]}: {error}") from error
+        if self._kind == "lstchain":
+            self._verify_tasks()
+
+    def _verify_tasks(self):
+        known = {product.task for product in self.reconstructor.products}
+        missing = {product.task for product in PRODUCTS} - known
+        if missing:
+            raise ToolConfigurationError(
+                f"{', '.join(self.reconstructor.models)}: the model does not know the"
+                f" {' and '.join(sorted(missing))}, which files of lstchain have"
+            )
 
     def _verify_paths(self):
         if not self.inputs:
@@ -123,6 +148,19 @@ class ApplyTool(Tool):
                 f"{self.output} is an input file; choose another name for the output"
             )
         verify_output(self.output, self.overwrite)
+
+    def _find_format(self):
+        """Whose files the input is; raises if that is not the output's format."""
+        formats = {path: _format(path) for path in self.inputs}
+        for path, name in formats.items():
+            wanted = self.output_format or formats[self.inputs[0]]
+            if name != wanted:
+                raise ToolConfigurationError(
+                    f"{path} is a file of {name}, the output is to be one of {wanted};"
+                    " only files of one kind can be together, and they keep it (to"
+                    " convert DL2 files of lstchain there is its lstchain_dl2_converter)"
+                )
+        return formats[self.inputs[0]]
 
     def _verify_inputs(self):
         """Number of array events, and the subarray that all files have."""
@@ -144,6 +182,8 @@ class ApplyTool(Tool):
         return n_events, subarray
 
     def _open(self, path):
+        if self._kind == "lstchain":
+            return LstchainFile(path, self.focal_length_choice)
         return DL1File(path, self.focal_length_choice, parent=self)
 
     def start(self):
@@ -152,12 +192,20 @@ class ApplyTool(Tool):
                 failures_of_writing(self.output),
                 replaced_when_whole(self.output) as aside,
             ):
-                self._merge(aside)
-                self._reconstruct(aside)
+                self._reconstruct(self._writer(aside))
         except (DL1Error, CannotMerge, ExpressionError) as error:
             raise ToolConfigurationError(str(error)) from error
 
+    def _writer(self, aside):
+        """Writer of the results, with all that is not reconstructed in its file."""
+        if self._kind == "lstchain":
+            self.log.info("Copying what is not images of %s", self.inputs)
+            return LstchainDL2Writer(aside, self.reconstructor, self.inputs)
+        telescope_wise, array_wise = self._merge(aside)
+        return DL2Writer(aside, self.reconstructor, telescope_wise, array_wise)
+
     def _merge(self, aside):
+        """Copy the inputs; returns which tables are wanted, telescope- and array-wise."""
         products = named_products(self.reconstructor.prefix)
         statistics = self.reconstructor.statistics_name
         with DL1Merger(aside, products, statistics, parent=self) as merger:
@@ -168,13 +216,10 @@ class ApplyTool(Tool):
                 except (tables.HDF5ExtError, tables.NodeError) as error:
                     raise OSError(f"copying {path} failed: {reason(error)}") from error
             merger.finish()
-            self._telescope_wise = merger.telescope_events and merger.dl2_telescope
-            self._array_wise = merger.dl2_subarray
+            telescope_wise = merger.telescope_events and merger.dl2_telescope
+            return telescope_wise, merger.dl2_subarray
 
-    def _reconstruct(self, aside):
-        writer = DL2Writer(
-            aside, self.reconstructor, self._telescope_wise, self._array_wise
-        )
+    def _reconstruct(self, writer):
         bar = tqdm(total=self.n_events, unit="event", disable=not self.progress_bar)
         with writer, bar:
             files = [partial(self._open, path) for path in self.inputs]
@@ -184,6 +229,10 @@ class ApplyTool(Tool):
 
     def finish(self):
         Provenance().add_output_file(self.output, role="DL2/Event")
+
+
+def _format(path):
+    return "lstchain" if is_lstchain(path) else "ctapipe"
 
 
 def main():

@@ -1,5 +1,6 @@
 """gphysnet-train: train γ-PhysNet on simulated DL1 files."""
 
+import hashlib
 import subprocess
 import time
 from datetime import UTC, datetime
@@ -21,6 +22,7 @@ from ctapipe.core.traits import Path as PathTrait
 from ctapipe.io.metadata import read_reference_metadata
 
 from ..events import EventError, EventSample, EventSelection, read_events
+from ..lstchain import is_lstchain
 from ..preprocessing import Preprocessing
 from ..tasks import TASKS
 from .export import apply_models_command
@@ -320,11 +322,16 @@ class TrainTool(Tool):
 
 
 def _identity(path):
-    """What tells one DL1 file from another: its name and product identifier."""
-    return {
-        "file": Path(path).name,
-        "product_id": str(read_reference_metadata(path).product.id_),
-    }
+    """What tells one DL1 file from another: its name and product identifier.
+
+    Files of lstchain have no identifier, so their digest stands for it.
+    """
+    if is_lstchain(path):
+        with open(path, "rb") as file:
+            identity = {"sha256": hashlib.file_digest(file, "sha256").hexdigest()}
+    else:
+        identity = {"product_id": str(read_reference_metadata(path).product.id_)}
+    return {"file": Path(path).name, **identity}
 
 
 def _selection_counts(selection):
