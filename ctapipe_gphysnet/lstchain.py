@@ -12,7 +12,7 @@ import astropy.units as u
 import numpy as np
 import tables
 from astropy.table import Table
-from ctapipe.instrument import SubarrayDescription
+from ctapipe.instrument import FocalLengthKind, SubarrayDescription
 
 from .dl1 import ArrayEvents, DL1Error, Reading, TelescopeEvents
 from .files import close_verified
@@ -23,7 +23,11 @@ __all__ = [
     "LstchainDL2Writer",
     "LstchainEvents",
     "LstchainFile",
+    "camera_position",
+    "displacement",
+    "dl2_prefix",
     "is_lstchain",
+    "read_dl2",
 ]
 
 IMAGES = "/dl1/event/telescope/image/LST_LSTCam"
@@ -248,7 +252,7 @@ class LstchainFile:
                             has_image=with_image,
                             image=images["image"][mine],
                             peak_time=images["peak_time"][mine],
-                            parameters=self._columns(rows[mine], _PARAMETERS),
+                            parameters=_columns(rows[mine], _PARAMETERS, self.subarray),
                             altitude=altitude,
                             azimuth=azimuth,
                         )
@@ -301,31 +305,33 @@ class LstchainFile:
             for rows, images in self._chunks(size):
                 wanted = np.isin(rows["tel_id"], list(tel_ids)) & _is_shower(rows)
                 rows, images = rows[wanted], images[wanted]
-                table = self._columns(rows, {**_PARAMETERS, **_TRUTH})
+                table = _columns(rows, {**_PARAMETERS, **_TRUTH}, self.subarray)
                 for name in ("image", "peak_time"):
                     table[name] = images[name]
                 table["pointing_alt"], table["pointing_az"] = _pointing(rows)
                 yield table
 
-    def _columns(self, rows, names):
-        """Columns by ctapipe's names, with units."""
-        table = Table({name: rows[name] for name in KEYS})
-        for name, (column, unit) in names.items():
-            if column in rows.dtype.names:
-                table[name] = u.Quantity(rows[column], unit) if unit else rows[column]
-        for name in _EXTENTS:
-            if f"hillas_{name}" in table.colnames:
-                angle = table[f"hillas_{name}"].quantity
-                table[f"hillas_{name}"] = self._effective(angle, rows["tel_id"])
-        return table
 
-    def _effective(self, angle, tel_ids):
-        """Angles with the effective focal length; lstchain has those of the design."""
-        ids, telescope = np.unique(tel_ids, return_inverse=True)
-        optics = [self.subarray.tel[tel_id].optics for tel_id in ids]
-        scale = [o.equivalent_focal_length / _focal_length(o) for o in optics]
-        scale = u.Quantity(scale, u.one).take(telescope)
-        return (np.tan(angle) * scale).to_value(u.one) * u.rad.to(u.deg) * u.deg
+def _columns(rows, names, subarray):
+    """Columns by ctapipe's names, with units."""
+    table = Table({name: rows[name] for name in KEYS})
+    for name, (column, unit) in names.items():
+        if column in rows.dtype.names:
+            table[name] = u.Quantity(rows[column], unit) if unit else rows[column]
+    for name in _EXTENTS:
+        if f"hillas_{name}" in table.colnames:
+            angle = table[f"hillas_{name}"].quantity
+            table[f"hillas_{name}"] = _effective(angle, rows["tel_id"], subarray)
+    return table
+
+
+def _effective(angle, tel_ids, subarray):
+    """Angles with the effective focal length; lstchain has those of the design."""
+    ids, telescope = np.unique(tel_ids, return_inverse=True)
+    optics = [subarray.tel[tel_id].optics for tel_id in ids]
+    scale = [o.equivalent_focal_length / _focal_length(o) for o in optics]
+    scale = u.Quantity(scale, u.one).take(telescope)
+    return (np.tan(angle) * scale).to_value(u.one) * u.rad.to(u.deg) * u.deg
 
 
 def _is_shower(rows):
@@ -530,6 +536,77 @@ class LstchainDL2Writer:
         for name, value in values.items():
             if start + name in rows.dtype.names:
                 rows[start + name] = value
+
+
+def dl2_prefix(path):
+    """What a DL2 file says who has reconstructed its events.
+
+    Parameters
+    ----------
+    path : path-like
+
+    Returns
+    -------
+    prefix : str
+        As of ctapipe's tables, without the property: that of the network, or lstchain.
+
+    Raises
+    ------
+    DL1Error
+        If it is no DL2 file.
+    """
+    with Reading(path, "lstchain"), tables.open_file(path) as file:
+        if DL2_PARAMETERS not in file:
+            raise DL1Error(f"{path}: no table {DL2_PARAMETERS}; is it a DL1 file?")
+        names = file.get_node(DL2_PARAMETERS).attrs._f_list("user")
+    found = [n.removesuffix("Energy_model") for n in names if n.endswith("Energy_model")]
+    return found[0] if found else "lstchain"
+
+
+def read_dl2(path):
+    """Read a DL2 file of simulated events.
+
+    Parameters
+    ----------
+    path : path-like
+        Of lstchain itself, or of `LstchainDL2Writer`.
+
+    Returns
+    -------
+    events : astropy.table.Table
+        With the columns that `ctapipe.io.TableLoader` gives for telescope events.
+
+    Raises
+    ------
+    DL1Error
+        If it cannot be read, is no DL2 file, or the events are not simulated.
+    """
+    prefix = dl2_prefix(path)
+    with Reading(path, "lstchain"), tables.open_file(path) as file:
+        table = file.get_node(DL2_PARAMETERS)
+        rows, meta = (
+            table.read(),
+            {n: table.attrs[n] for n in table.attrs._f_list("user")},
+        )
+        subarray = SubarrayDescription.from_hdf(file, FocalLengthKind.EFFECTIVE)
+    if "mc_energy" not in rows.dtype.names:
+        raise DL1Error(f"{path}: no column mc_energy; these are no simulated events")
+    results = {
+        f"{prefix}Energy_tel_energy": ("reco_energy", u.TeV),
+        f"{prefix}Geometry_tel_alt": ("reco_alt", u.rad),
+        f"{prefix}Geometry_tel_az": ("reco_az", u.rad),
+        f"{prefix}Classifier_tel_prediction": ("gammaness", None),
+    }
+    events = _columns(rows, {**_PARAMETERS, **_TRUTH, **results}, subarray)
+    for name in ("Energy", "Geometry", "Classifier"):
+        events[f"{prefix}{name}_tel_is_valid"] = True
+    for name in ("core_x", "core_y"):
+        events[f"{prefix}Geometry_tel_{name}"] = np.nan * u.m
+    pointing = ("telescope_pointing_altitude", "telescope_pointing_azimuth")
+    for name, values in zip(pointing, _pointing(rows)):
+        events[name] = values
+    events.meta.update(meta)
+    return events
 
 
 def _focal_length(optics):

@@ -1,5 +1,6 @@
 import functools
 import os
+import sys
 import warnings
 from pathlib import Path
 
@@ -23,6 +24,9 @@ from ctapipe_gphysnet.network.model import GammaPhysNet, NetworkOptions
 from ctapipe_gphysnet.preprocessing import Preprocessing
 from ctapipe_gphysnet.resources import RESOURCES
 from ctapipe_gphysnet.tools.apply import ApplyTool
+
+# for modules of examples that tests import
+sys.path.insert(0, str(Path(__file__).parents[1] / "examples" / "lstchain"))
 
 #: Simulated events and camera tables that stay out of the repository.
 SHARED = Path(
@@ -55,6 +59,16 @@ def shared_path():
 def sample_path():
     """The DL1 sample that comes with the package."""
     return RESOURCES / "lst1_sample.dl1.h5"
+
+
+@pytest.fixture(scope="session")
+def lstchain_path(sample_path, tmp_path_factory):
+    """The sample as a DL1 file of lstchain."""
+    import to_lstchain_dl1
+
+    path = tmp_path_factory.mktemp("lstchain") / "dl1_sample.h5"
+    to_lstchain_dl1.convert(sample_path, path)
+    return path
 
 
 @pytest.fixture(scope="session")

@@ -4,13 +4,14 @@ import os
 import re
 import shutil
 import subprocess
-import sys
 from pathlib import Path
 
 import astropy.units as u
 import numpy as np
+import observe
 import pytest
 import tables
+import to_lstchain_dl1
 from astropy.coordinates import AltAz, SkyCoord
 from astropy.table import Table
 from ctapipe.coordinates import CameraFrame, TelescopeFrame
@@ -42,17 +43,9 @@ N_EVENTS = 600
 TRUTH = ("mc_", "log_mc_", "disp_", "src_")
 
 
-sys.path.insert(0, str(EXAMPLES))
-import observe  # noqa: E402
-import to_lstchain_dl1  # noqa: E402
-
-
 @pytest.fixture(scope="module")
-def dl1_path(sample_path, tmp_path_factory):
-    """The shipped sample as a DL1 file of lstchain."""
-    path = tmp_path_factory.mktemp("lstchain") / "dl1_sample.h5"
-    to_lstchain_dl1.convert(sample_path, path)
-    return path
+def dl1_path(lstchain_path):
+    return lstchain_path
 
 
 @pytest.fixture(scope="module")

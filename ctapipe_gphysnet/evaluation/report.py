@@ -216,7 +216,8 @@ def _title(name):
 
 def _criteria(sample, name):
     rows, before = [], len(sample)
-    for criterion, expression, passed in sample.removed[name]:
+    for criterion, expression, events in sample.criteria[name]:
+        passed = int(events.sum())
         rows.append([criterion, expression, f"{passed:,}", f"{before - passed:,}"])
         before = passed
     rows.insert(0, ["all events", "", f"{len(sample):,}", ""])

@@ -55,7 +55,8 @@ def read_simulations(files, scatter_radius):
                 " showers is known per file only, so give a file for each particle"
             )
         (particle,) = file["counts"]
-        paths.setdefault(particle, []).append(file["path"])
+        if file.get("is_counted", True):
+            paths.setdefault(particle, []).append(file["path"])
     try:
         return {
             particle: read_simulation(found, _radius(scatter_radius.get(particle)))

@@ -16,7 +16,9 @@ from ctapipe.io.hdf5dataformat import DL2_SUBARRAY_GROUP, DL2_TEL_GROUP
 from tqdm.auto import tqdm
 from traitlets import TraitError
 
+from ..dl1 import DL1Error
 from ..files import reason
+from ..lstchain import dl2_prefix, is_lstchain, read_dl2
 
 __all__ = ["PARTICLES", "EvaluationError", "Reconstructor", "Sample", "read_sample"]
 
@@ -36,6 +38,7 @@ NAME = re.compile(
 )
 
 CHUNK_SIZE = 100_000
+KEY = [("particle", "U8"), ("obs_id", "i8"), ("event_id", "i8"), ("tel_id", "i8")]
 
 
 class EvaluationError(ValueError):
@@ -88,9 +91,9 @@ class Sample:
         ``gammaness``; NaN where there is none.
     selected : dict of str to ndarray of bool, shape (N,)
         Which events pass the criteria of a selection, by its name.
-    removed : dict of str to list of tuple
-        For every selection the criteria: name, expression, and how many of all
-        events pass all criteria up to this one.
+    criteria : dict of str to list of tuple
+        For every selection its criteria: name, expression, and which events pass all
+        criteria up to this one, ndarray of bool, shape (N,).
     files : list of dict
         For every file its path, the number of events of every particle, and the
         versions and models that its tables name.
@@ -99,7 +102,7 @@ class Sample:
     events: QTable
     results: dict
     selected: dict
-    removed: dict = field(default_factory=dict)
+    criteria: dict = field(default_factory=dict)
     files: list = field(default_factory=list)
 
     def __len__(self):
@@ -123,7 +126,7 @@ def read_sample(
     Parameters
     ----------
     paths : list of path-like
-        ctapipe DL2 files.
+        DL2 files, of ctapipe or of lstchain. Results of one event may be in several.
     selections : dict of str to list of (str, str)
         Quality criteria of every selection, each with its name, as for
         `ctapipe.core.QualityQuery`, in terms of the columns that
@@ -153,17 +156,70 @@ def read_sample(
         if focal_length_choice is None
         else {"focal_length_choice": focal_length_choice}
     )
-    reconstructors = _common_reconstructors(paths, names, array_wise)
     queries = {name: _query(name, criteria) for name, criteria in selections.items()}
-    parts = []
+    samples = []
+    for group, reconstructors in _groups(paths, names, array_wise):
+        parts = []
+        for path in group:
+            parts.extend(
+                _read_file(path, queries, reconstructors, array_wise, options, progress)
+            )
+        samples.append(_joined(parts, selections, reconstructors))
+        _verify_no_event_twice(samples[-1].events, group)
+    return samples[0] if len(samples) == 1 else _united(samples)
+
+
+def _groups(paths, names, array_wise):
+    """Files with the same reconstructors.
+
+    Those of ctapipe have all of them beside each other, files of lstchain one each.
+
+    Returns
+    -------
+    groups : list of (list of path-like, list of Reconstructor)
+    """
+    others, by_reconstructor = [], {}
     for path in paths:
-        _verify_same_events(path, reconstructors, array_wise)
-        parts.extend(
-            _read_file(path, queries, reconstructors, array_wise, options, progress)
+        if is_lstchain(path):
+            by_reconstructor.setdefault(_lstchain_reconstructor(path), []).append(path)
+        else:
+            others.append(path)
+    if by_reconstructor and array_wise:
+        first = next(iter(by_reconstructor.values()))[0]
+        raise EvaluationError(f"{first} is a file of lstchain: no array-wise results")
+    groups = [
+        (files, [reconstructor])
+        for reconstructor, files in by_reconstructor.items()
+        if not names or reconstructor.name in names
+    ]
+    found = {reconstructor.name for _, (reconstructor,) in groups}
+    left = [name for name in names or () if name not in found]
+    if (others or not groups) and (left or not names):
+        common = _common_reconstructors(others, left, array_wise)
+        for path in others:
+            _verify_same_events(path, common, array_wise)
+        groups.insert(0, (others, common))
+    every = [(r.name, r.seed) for _, reconstructors in groups for r in reconstructors]
+    twice = [name for (name, _), count in Counter(every).items() if count > 1]
+    if twice:
+        raise EvaluationError(
+            f"{', '.join(twice)} is in files of ctapipe and of lstchain; apply the model"
+            " with another --prefix to those of one kind"
         )
-    sample = _joined(parts, selections, reconstructors)
-    _verify_no_event_twice(sample.events, paths)
-    return sample
+    return groups
+
+
+def _lstchain_reconstructor(path):
+    try:
+        prefix = dl2_prefix(path)
+    except DL1Error as error:
+        raise EvaluationError(str(error)) from error
+    match = NAME.fullmatch(f"{prefix}Energy")
+    return Reconstructor(
+        match["name"],
+        int(match["seed"]) if match["seed"] else None,
+        **{kind: prefix + ending for ending, kind in ENDINGS.items()},
+    )
 
 
 def _query(name, criteria):
@@ -281,30 +337,21 @@ def _read_file(path, queries, reconstructors, array_wise, options, progress):
     """Parts of the sample, a chunk of events each."""
     counts, meta = Counter(), {}
     try:
-        with TableLoader(path, **options) as loader:
-            read = (
-                loader.read_subarray_events_chunked
-                if array_wise
-                else loader.read_telescope_events_chunked
-            )
-            flags = {"dl2": True, "simulated": True}
-            if not array_wise:
-                flags.update(dl1_images=False, dl1_parameters=True, true_parameters=False)
-            chunks = read(CHUNK_SIZE, **flags)
-            for chunk in tqdm(chunks, desc=str(path), unit="chunk", disable=not progress):
-                table = chunk.data
-                if not len(table):
-                    continue
-                meta.update(table.meta)
-                part = _part(path, table, reconstructors, array_wise)
-                counts.update(part.events["particle"].tolist())
-                part.selected = {
-                    name: _mask(path, query, table) for name, query in queries.items()
-                }
-                part.removed = {
-                    name: _passed_counts(query, table) for name, query in queries.items()
-                }
-                yield part
+        for table in _read_tables(path, array_wise, options, progress):
+            if not len(table):
+                continue
+            meta.update(table.meta)
+            part = _part(path, table, reconstructors, array_wise)
+            counts.update(part.events["particle"].tolist())
+            part.selected = {
+                name: _mask(path, query, table) for name, query in queries.items()
+            }
+            part.criteria = {
+                name: _criteria(query, table) for name, query in queries.items()
+            }
+            yield part
+    except DL1Error as error:
+        raise EvaluationError(str(error)) from error
     except (OSError, tables.HDF5ExtError, tables.NoSuchNodeError) as error:
         raise EvaluationError(f"{path} cannot be read: {reason(error)}") from error
     if not counts:
@@ -312,6 +359,25 @@ def _read_file(path, queries, reconstructors, array_wise, options, progress):
     empty = Sample(QTable(), {}, {})
     empty.files = [{"path": str(path), "counts": dict(counts), "meta": meta}]
     yield empty
+
+
+def _read_tables(path, array_wise, options, progress):
+    """Events of a file, a chunk at a time."""
+    if is_lstchain(path):
+        yield read_dl2(path)
+        return
+    with TableLoader(path, **options) as loader:
+        read = (
+            loader.read_subarray_events_chunked
+            if array_wise
+            else loader.read_telescope_events_chunked
+        )
+        flags = {"dl2": True, "simulated": True}
+        if not array_wise:
+            flags.update(dl1_images=False, dl1_parameters=True, true_parameters=False)
+        chunks = read(CHUNK_SIZE, **flags)
+        for chunk in tqdm(chunks, desc=str(path), unit="chunk", disable=not progress):
+            yield chunk.data
 
 
 def _mask(path, query, table):
@@ -323,15 +389,15 @@ def _mask(path, query, table):
         ) from error
 
 
-def _passed_counts(query, table):
-    """Number of events that pass all criteria up to each one."""
+def _criteria(query, table):
+    """Criteria with the events that pass all of them up to each one."""
     passed = np.ones(len(table), dtype=bool)
-    counts = []
+    criteria = []
     for name, expression in query.quality_criteria:
         one = QualityQuery(quality_criteria=[(name, expression)])
-        passed &= np.asarray(one.get_table_mask(table), dtype=bool)
-        counts.append((name, expression, int(passed.sum())))
-    return counts
+        passed = passed & np.asarray(one.get_table_mask(table), dtype=bool)
+        criteria.append((name, expression, passed))
+    return criteria
 
 
 def _column(path, table, name, unit=None):
@@ -409,13 +475,6 @@ def _joined(parts, selections, reconstructors):
     """One sample of many."""
     files = [file for part in parts for file in part.files]
     parts = [part for part in parts if not part.files]
-    removed = {
-        name: [
-            (criterion, expression, sum(part.removed[name][i][2] for part in parts))
-            for i, (criterion, expression, _) in enumerate(parts[0].removed[name])
-        ]
-        for name in selections
-    }
     return Sample(
         vstack([part.events for part in parts], metadata_conflicts="silent"),
         {
@@ -423,9 +482,58 @@ def _joined(parts, selections, reconstructors):
             for r in reconstructors
         },
         {name: np.concatenate([p.selected[name] for p in parts]) for name in selections},
-        removed,
+        _joined_criteria(parts),
         files,
     )
+
+
+def _joined_criteria(parts, events=slice(None)):
+    """Criteria of several samples, one after the other, for some of the events."""
+    return {
+        name: [
+            (*criterion[0][:2], np.concatenate([c[2] for c in criterion])[events])
+            for criterion in zip(*(part.criteria[name] for part in parts))
+        ]
+        for name in parts[0].criteria
+    }
+
+
+def _united(samples):
+    """One sample of several with other reconstructors, of the same events or of others.
+
+    What a sample does not have is NaN. Thrown showers are counted for the first sample
+    with a kind of particle only.
+    """
+    keys = [_keys(sample.events) for sample in samples]
+    every, first = np.unique(np.concatenate(keys), return_index=True)
+    together = vstack([s.events for s in samples], metadata_conflicts="silent")[first]
+    results = {}
+    for sample, mine in zip(samples, keys):
+        place = np.searchsorted(every, mine)
+        for reconstructor, result in sample.results.items():
+            columns = {name: np.full(len(every), np.nan) for name in result.colnames}
+            for name, values in columns.items():
+                column = result[name]
+                values[place] = getattr(column, "value", column)
+                columns[name] = u.Quantity(values, column.unit) if column.unit else values
+            results[reconstructor] = QTable(columns)
+    selected = {
+        name: np.concatenate([s.selected[name] for s in samples])[first]
+        for name in samples[0].selected
+    }
+    known, files = set(), []
+    for sample in samples:
+        particles = {particle for file in sample.files for particle in file["counts"]}
+        for file in sample.files:
+            files.append({**file, "is_counted": not known & set(file["counts"])})
+        known |= particles
+    return Sample(together, results, selected, _joined_criteria(samples, first), files)
+
+
+def _keys(events):
+    """What tells one event from others."""
+    names = ("particle", "obs_id", "event_id", "tel_id")
+    return np.array(list(zip(*(np.asarray(events[n]).tolist() for n in names))), KEY)
 
 
 def _verify_no_event_twice(events, paths):

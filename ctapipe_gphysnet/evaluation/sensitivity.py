@@ -20,7 +20,7 @@ import numpy as np
 import tables
 from astropy.stats import poisson_conf_interval
 from astropy.table import QTable
-from ctapipe.io import TableLoader
+from ctapipe.io import TableLoader, read_table
 from pyirf.binning import create_histogram_table
 from pyirf.cut_optimization import optimize_gh_cut
 from pyirf.cuts import calculate_percentile_cut, evaluate_binned_cut
@@ -39,6 +39,7 @@ from pyirf.utils import check_table
 from tqdm.auto import tqdm
 
 from ..files import reason
+from ..lstchain import RUN_CONFIG, is_lstchain
 
 __all__ = [
     "SPECTRA",
@@ -180,9 +181,12 @@ def read_simulation(paths, scatter_radius=None):
 def _read_runs(path):
     """A dictionary for each run of a file."""
     try:
-        with TableLoader(path) as loader:
-            configuration = loader.read_simulation_configuration()
-            counted = _count_thrown(loader)
+        if is_lstchain(path):  # which multiplies showers by their uses
+            configuration, counted = read_table(path, RUN_CONFIG), {}
+        else:
+            with TableLoader(path) as loader:
+                configuration = loader.read_simulation_configuration()
+                counted = _count_thrown(loader)
     except tables.NoSuchNodeError as error:
         raise SimulationError(f"{path}: it has no simulation configuration") from error
     except (OSError, tables.HDF5ExtError) as error:

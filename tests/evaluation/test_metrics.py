@@ -57,8 +57,8 @@ def sample():
     }
     results[Reconstructor("Poor", **FULL)] = make_result(rng, events, 0.6)
     selected = {"bright": np.asarray(events["intensity"]) > 200}
-    removed = {"bright": [("bright", "intensity > 200", int(selected["bright"].sum()))]}
-    return Sample(events, results, selected, removed)
+    criteria = {"bright": [("bright", "intensity > 200", selected["bright"])]}
+    return Sample(events, results, selected, criteria)
 
 
 def gammas(sample, edge):

@@ -95,10 +95,11 @@ def test_selections_and_what_they_remove(dl2_path, expected, monkeypatch):
     contained = np.asarray(expected["leakage_intensity_width_2"]) < 0.2
     np.testing.assert_array_equal(sample.selected["low"], bright & contained)
     assert sample.selected["all"].all()
-    assert sample.removed["low"] == [
-        (*LOW[0], bright.sum()),
-        (*LOW[1], (bright & contained).sum()),
-    ]
+    for criterion, (name, expression, passed), events in zip(
+        LOW, sample.criteria["low"], (bright, bright & contained), strict=True
+    ):
+        assert (name, expression) == criterion
+        np.testing.assert_array_equal(passed, events)
     (file,) = sample.files
     assert file["counts"] == {"gamma": 400, "proton": 200}
     assert len(file["meta"]["OtherSeed1Energy_model_sha256"]) == 64
