@@ -145,7 +145,7 @@ class LstchainFile:
     Raises
     ------
     DL1Error
-        If it cannot be read or has no images.
+        If it cannot be read, has no images or no pointing, or its tables do not fit.
     """
 
     def __init__(self, path, focal_length_choice):
@@ -215,6 +215,10 @@ class LstchainFile:
                 f"{self.path}: {self._images.nrows} images, but parameters of"
                 f" {self._parameters.nrows} events"
             )
+        for name in ("alt_tel", "az_tel"):
+            values = self._parameters.col(name)
+            if len(values) and not np.isfinite(values).any():
+                raise DL1Error(f"{self.path}: no pointing, {name} is NaN everywhere")
 
     def blocks(self, tel_ids, with_parameters=True):
         """Read all events, block by block.
@@ -272,11 +276,6 @@ class LstchainFile:
                         f"{self.path}: row {start + i} of the parameters has {name}"
                         f" {rows[name][i]}, that of the images {images[name][i]}"
                     )
-            if not (np.isfinite(rows["alt_tel"]) & np.isfinite(rows["az_tel"])).any():
-                raise DL1Error(
-                    f"{self.path}: no pointing (alt_tel, az_tel) in rows {start} to"
-                    f" {start + len(rows) - 1}"
-                )
             yield rows, images
 
     def tables(self, size, tel_ids):
@@ -481,12 +480,6 @@ class LstchainDL2Writer:
         if TIME in rows.dtype.names:
             self._fill_time_differences(rows)
         for telescope, usable, raw in zip(events.telescopes, block.usable, block.raw):
-            if "mc_alt" in rows.dtype.names:
-                mine = rows[telescope.event]
-                # anew, with the focal length that the reconstruction has
-                truth = (mine[name] * u.rad for name in ("mc_alt", "mc_az"))
-                self._fill_position(mine, "", telescope.tel_id, *truth)
-                rows[telescope.event] = mine
             assignment = self._reconstructor.assignments[telescope.tel_id]
             place = telescope.event[telescope.has_image][usable]
             columns = physical_columns(
@@ -521,6 +514,10 @@ class LstchainDL2Writer:
         alt, az = columns["direction"]["alt"], columns["direction"]["az"]
         rows["reco_alt"], rows["reco_az"] = alt.to_value(u.rad), az.to_value(u.rad)
         self._fill_position(rows, "reco_", tel_id, alt, az)
+        if "mc_alt" in rows.dtype.names:
+            # anew, with the focal length that the reconstruction has
+            truth = (rows[name] * u.rad for name in ("mc_alt", "mc_az"))
+            self._fill_position(rows, "", tel_id, *truth)
         rows["signed_time_gradient"] = -rows["reco_disp_sign"] * rows["time_gradient"]
         rows["signed_skewness"] = -rows["reco_disp_sign"] * rows["skewness"]
         return rows
