@@ -24,12 +24,12 @@ GAMMAS_PER_BIN, N_PROTONS = 80, 200
 FILTERS = tables.Filters(complevel=9, complib="zlib", shuffle=True, fletcher32=True)
 CHUNK_ROWS = 128
 SIMULATIONS = [
-    ["gamma_point", "--run-number=70001", "--n-showers=2000"],
+    ["gamma_point", "--run-number=70001", "--n-showers=1000"],
     [
-        *["gamma_point", "--run-number=70002", "--n-showers=200"],
+        *["gamma_point", "--run-number=70002", "--n-showers=100"],
         "--ParticleGenerator.energy_min=300 GeV",
     ],
-    ["proton", "--run-number=70003", "--n-showers=1000"],
+    ["proton", "--run-number=70003", "--n-showers=600"],
 ]
 
 
