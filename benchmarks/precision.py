@@ -42,12 +42,12 @@ def main():
     model = exact.model
     tasks = model.network.options.tasks
     selection = EventSelection()
-    sample = read_events(
-        options.inputs, selection, model.preprocessing, tasks, camera=model.camera
-    )
+    sample = read_events(options.inputs, selection, tasks, camera=model.camera)
     rng = np.random.default_rng(0)
     chosen = rng.permutation(len(sample))[: options.events]
-    images = sample.images[chosen].astype(np.float32)
+    images = model.preprocessing(
+        sample.charge[chosen], sample.peak_time[chosen], model.camera.lattice
+    )
     is_signal = sample.is_signal[chosen]
     one, other = exact.predict(images), reduced.predict(images)
     print(f"{len(images)} events, {is_signal.sum()} of them gamma rays")

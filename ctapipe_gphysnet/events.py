@@ -97,12 +97,13 @@ class EventSelection(QualityQuery):
 
 @dataclass
 class EventSample:
-    """Prepared images with their targets.
+    """Images with their targets.
 
     Attributes
     ----------
-    images : ndarray of float16, shape (N, 2, P)
-        Network input; half precision is finer than the noise of a pixel.
+    charge, peak_time : ndarray of float16, shape (N, P)
+        Photo-electrons and nanoseconds, in the order of the camera's pixels; half
+        precision is finer than the noise of a pixel.
     targets : dict of str to ndarray
         For every task, float32 of shape (N, n_outputs) or int64 of shape (N,).
     truth : astropy.table.Table
@@ -113,14 +114,15 @@ class EventSample:
         Events to learn the particle type from.
     """
 
-    images: np.ndarray
+    charge: np.ndarray
+    peak_time: np.ndarray
     targets: dict
     truth: Table
     camera: CameraLayout
     classified: np.ndarray
 
     def __len__(self):
-        return len(self.images)
+        return len(self.charge)
 
     @property
     def is_signal(self):
@@ -132,7 +134,8 @@ class EventSample:
         """One sample of several with the same camera and tasks."""
         first = samples[0]
         return cls(
-            images=np.concatenate([sample.images for sample in samples]),
+            charge=np.concatenate([sample.charge for sample in samples]),
+            peak_time=np.concatenate([sample.peak_time for sample in samples]),
             targets={
                 task: np.concatenate([sample.targets[task] for sample in samples])
                 for task in first.targets
@@ -161,10 +164,8 @@ class EventSample:
         return np.flatnonzero(~aside), np.flatnonzero(aside)
 
 
-def read_events(
-    paths, selection, preprocessing, tasks, camera=None, classify=True, progress=True
-):
-    """Read, select and prepare the images of simulated DL1 files.
+def read_events(paths, selection, tasks, camera=None, classify=True, progress=True):
+    """Read and select the images of simulated DL1 files.
 
     Telescopes whose camera is that of the first telescope type found (or of
     ``camera``) are pooled; others are left out.
@@ -175,7 +176,6 @@ def read_events(
         DL1 files with images and parameters, of ctapipe or of lstchain.
     selection : EventSelection
         Which images to keep; its counts go on.
-    preprocessing : Preprocessing
     tasks : iterable of str
         Names in `ctapipe_gphysnet.tasks.TASKS`.
     camera : CameraLayout, optional
@@ -211,20 +211,17 @@ def read_events(
                 for match in {id(match): match for match in matches.values()}.values():
                     same = [matches[tel_id] is match for tel_id in events["tel_id"]]
                     if any(same):
-                        parts.append(
-                            _prepared(
-                                events[same], path, preprocessing, tasks, camera, match
-                            )
-                        )
+                        parts.append(_arrays(events[same], path, tasks, match))
     if not parts:
         raise EventError(f"no event passes the selection in {[str(p) for p in paths]}")
-    images, targets, truth = zip(*parts)
+    charge, peak_time, targets, truth = zip(*parts)
     return EventSample(
-        images=np.concatenate(images),
+        charge=np.concatenate(charge),
+        peak_time=np.concatenate(peak_time),
         targets={task: np.concatenate([t[task] for t in targets]) for task in tasks},
         truth=vstack(list(truth), metadata_conflicts="silent"),
         camera=camera,
-        classified=np.full(sum(map(len, images)), classify),
+        classified=np.full(sum(map(len, charge)), classify),
     )
 
 
@@ -309,16 +306,16 @@ def _selected(table, path, selection, tasks):
         raise EventError(f"{path}: the selection cannot be applied: {error}") from None
 
 
-def _prepared(events, path, preprocessing, tasks, camera, match):
+def _arrays(events, path, tasks, match):
     """Images, targets and truth of events whose cameras match in the same way."""
-    images = preprocessing(
-        events["image"][:, match.permutation],
-        events["peak_time"][:, match.permutation],
-        camera.lattice,
-    )
+    with np.errstate(over="ignore"):  # infinite charge is that of a saturated pixel
+        charge, peak_time = (
+            np.asarray(events[name])[:, match.permutation].astype(np.float16)
+            for name in ("image", "peak_time")
+        )
     targets = {task: _target(TASKS[task], events, path) for task in tasks}
     truth = events[TRUTH + ["pointing_alt", "pointing_az"]]
-    return images.astype(np.float16), targets, truth
+    return charge, peak_time, targets, truth
 
 
 def _target(task, events, path):

@@ -1,5 +1,6 @@
 """Training of γ-PhysNet with Lightning."""
 
+import os
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
@@ -8,15 +9,16 @@ import numpy as np
 import torch
 from lightning.pytorch.callbacks import LearningRateMonitor, ModelCheckpoint
 from lightning.pytorch.loggers import CSVLogger
-from torch.utils.data import BatchSampler, DataLoader, RandomSampler, SequentialSampler
+from torch.utils.data import DataLoader
 from torchmetrics.functional.classification import binary_auroc
 
+from .batches import Augmentation, Batches, OrderedBatches, ShuffledBatches
 from .losses import MultiTaskLoss, task_losses
-from .tasks import TASKS
 
 __all__ = ["GammaPhysNetTraining", "TrainingOptions", "train"]
 
 VALIDATION_BATCH_SIZE = 256
+MOST_WORKERS = 12
 TASK_WEIGHT_LEARNING_RATE = 0.025  # of the papers
 
 
@@ -41,9 +43,8 @@ class TrainingOptions:
     compile : bool
         Compile the network with torch.compile: half again as fast, after a
         minute.
-    turn_images : bool
-        Show every image in a random one of the orientations that map the
-        camera onto itself, its direction and impact point turned along.
+    augmentation : Augmentation
+        Random changes of the images.
     """
 
     epochs: int = 10
@@ -55,7 +56,7 @@ class TrainingOptions:
     precision: str = "32-true"
     device: str = "auto"
     compile: bool = False
-    turn_images: bool = True
+    augmentation: Augmentation = Augmentation()
 
     def __post_init__(self):
         for name in ("epochs", "batch_size", "learning_rate"):
@@ -65,26 +66,6 @@ class TrainingOptions:
             raise ValueError(
                 f"validation_fraction must be in (0, 1), got {self.validation_fraction}"
             )
-
-
-class _Batches(torch.utils.data.Dataset):
-    """Events of a sample by lists of indices, as dicts of tensors."""
-
-    def __init__(self, sample, events):
-        self.events = torch.from_numpy(events)
-        self.arrays = {
-            "images": torch.from_numpy(sample.images),
-            "is_signal": torch.from_numpy(sample.is_signal),
-            "classified": torch.from_numpy(sample.classified),
-            **{name: torch.from_numpy(value) for name, value in sample.targets.items()},
-        }
-
-    def __len__(self):
-        return len(self.events)
-
-    def __getitem__(self, indices):
-        chosen = self.events[indices]
-        return {name: array[chosen] for name, array in self.arrays.items()}
 
 
 class GammaPhysNetTraining(lightning.LightningModule):
@@ -104,41 +85,9 @@ class GammaPhysNetTraining(lightning.LightningModule):
         self.options = options
         self.balance = MultiTaskLoss(network.options.tasks)
         self.register_buffer("class_weights", torch.tensor(class_weights).float())
-        self._register_symmetries(network.lattice.symmetries())
         # kept out of the module's registry: the same parameters, compiled
         self._forward = [torch.compile(network) if options.compile else network]
         self._validation = []
-
-    def _register_symmetries(self, symmetries):
-        permutations = np.stack([symmetry.permutation for symmetry in symmetries])
-        self.register_buffer(
-            "permutations", torch.from_numpy(permutations), persistent=False
-        )
-        # the turn of a unit matrix is what turns a target from the right
-        self._turned = [
-            task
-            for task in self.network.options.tasks
-            if TASKS[task].loss == "l1" and TASKS[task].n_outputs == 2
-        ]
-        for task in self._turned:
-            turns = [TASKS[task].turn(np.eye(2), s.matrix) for s in symmetries]
-            self.register_buffer(
-                f"turns_{task}", torch.tensor(np.stack(turns)).float(), persistent=False
-            )
-
-    def turn(self, batch):
-        """The batch with every event in a random orientation."""
-        batch = dict(batch)
-        images = batch["images"]
-        choice = torch.randint(
-            len(self.permutations), (len(images),), device=images.device
-        )
-        order = self.permutations[choice][:, None, :].expand(-1, images.shape[1], -1)
-        batch["images"] = images.gather(2, order)
-        for task in self._turned:
-            turns = getattr(self, f"turns_{task}")[choice]
-            batch[task] = (batch[task][:, None, :] @ turns)[:, 0]
-        return batch
 
     def _losses(self, outputs, batch):
         return task_losses(
@@ -146,9 +95,7 @@ class GammaPhysNetTraining(lightning.LightningModule):
         )
 
     def training_step(self, batch, _):
-        if self.options.turn_images:
-            batch = self.turn(batch)
-        losses = self._losses(self._forward[0](batch["images"].float()), batch)
+        losses = self._losses(self._forward[0](batch["images"]), batch)
         total = self.balance(losses)
         if not torch.isfinite(total):
             values = {task: float(loss) for task, loss in losses.items()}
@@ -157,7 +104,7 @@ class GammaPhysNetTraining(lightning.LightningModule):
         return total
 
     def validation_step(self, batch, _):
-        outputs = self.network(batch["images"].float())
+        outputs = self.network(batch["images"])
         keep = {name: value.float().cpu() for name, value in outputs.items()}
         truth = {name: value.cpu() for name, value in batch.items() if name != "images"}
         self._validation.append((keep, truth))
@@ -246,7 +193,7 @@ def validation_metrics(outputs, truth):
     return metrics
 
 
-def train(network, sample, options, directory, resume=False):
+def train(network, sample, preprocessing, options, directory, resume=False):
     """Train a network.
 
     Parameters
@@ -255,6 +202,7 @@ def train(network, sample, options, directory, resume=False):
         Trained in place.
     sample : EventSample
         Events to train on; a part is kept for validation.
+    preprocessing : Preprocessing
     options : TrainingOptions
     directory : path-like
         Where checkpoints and logs go.
@@ -310,10 +258,15 @@ def train(network, sample, options, directory, resume=False):
         enable_model_summary=False,
         **_accelerator(options.device),
     )
+    batches = Batches(sample, training, preprocessing, options.augmentation)
+    order = ShuffledBatches(len(training), options.batch_size, options.seed)
+    kept = Batches(sample, validation, preprocessing)
+    kept_order = OrderedBatches(len(validation), VALIDATION_BATCH_SIZE)
+    workers = _workers(options.device)
     trainer.fit(
         module,
-        _loader(sample, training, options.batch_size, shuffle=True),
-        _loader(sample, validation, VALIDATION_BATCH_SIZE, shuffle=False),
+        DataLoader(batches, sampler=order, batch_size=None, **workers),
+        DataLoader(kept, sampler=kept_order, batch_size=None, **workers),
         ckpt_path=checkpoint if resume else None,
     )
     if trainer.interrupted:
@@ -331,12 +284,14 @@ def train(network, sample, options, directory, resume=False):
     }
 
 
-def _loader(sample, events, batch_size, shuffle):
-    dataset = _Batches(sample, events)
-    order = RandomSampler(dataset) if shuffle else SequentialSampler(dataset)
-    # an incomplete batch of one event has no batch statistics
-    batches = BatchSampler(order, batch_size, drop_last=shuffle)
-    return DataLoader(dataset, sampler=batches, batch_size=None)
+def _workers(device):
+    """Processes that prepare batches; a CPU is busy with the network anyway."""
+    from .inference import select_device
+
+    if select_device(device).type == "cpu":
+        return {}
+    number = min(MOST_WORKERS, max(1, (os.cpu_count() or 1) - 1))
+    return {"num_workers": number, "persistent_workers": True, "pin_memory": True}
 
 
 def _accelerator(device):

@@ -12,14 +12,11 @@ from ctapipe_gphysnet.events import (
     read_events,
     shower_numbers,
 )
-from ctapipe_gphysnet.preprocessing import Preprocessing
 from ctapipe_gphysnet.tasks import TASKS
 
 
 def read(paths, **options):
-    return read_events(
-        paths, EventSelection(), Preprocessing(), list(TASKS), progress=False, **options
-    )
+    return read_events(paths, EventSelection(), list(TASKS), progress=False, **options)
 
 
 @pytest.fixture(scope="module")
@@ -49,18 +46,13 @@ def test_selection_and_truth(sample, sample_path):
     np.testing.assert_array_equal(sample.targets["particle_type"], sample.is_signal)
 
 
-def test_images_are_the_prepared_ones(sample, sample_path):
+def test_images_are_those_of_the_file(sample, sample_path):
     with TableLoader(sample_path) as loader:
         table = loader.read_telescope_events(dl1_images=True)
-    keys = {(row["obs_id"], row["event_id"]): i for i, row in enumerate(table)}
-    truth = sample.truth[5]
-    row = keys[truth["obs_id"], truth["event_id"]]
-    expected = Preprocessing()(
-        table["image"][row : row + 1],
-        table["peak_time"][row : row + 1],
-        sample.camera.lattice,
-    )
-    np.testing.assert_allclose(sample.images[5], expected[0], atol=5e-3)
+    keys = {(row["obs_id"], row["event_id"]): row for row in table}
+    row = keys[tuple(sample.truth["obs_id", "event_id"][5])]
+    np.testing.assert_allclose(sample.charge[5], row["image"], rtol=1e-3)
+    np.testing.assert_allclose(sample.peak_time[5], row["peak_time"], rtol=1e-3)
 
 
 def test_impact_distance_is_the_simulated_one(sample, sample_path):
@@ -97,7 +89,7 @@ def test_several_files_and_events_for_regression_only(sample, sample_path):
 def test_selection_counts_go_on_over_files(sample_path):
     selection = EventSelection()
     for _ in range(2):
-        read_events([sample_path], selection, Preprocessing(), ["energy"], progress=False)
+        read_events([sample_path], selection, ["energy"], progress=False)
     with TableLoader(sample_path) as loader:
         n_events = len(loader.read_telescope_events(dl1_images=False))
     assert selection.to_table()["counts"][0] == 2 * n_events
@@ -112,13 +104,13 @@ def test_direction_of_the_point_source(sample):
 def test_no_event_passes(sample_path):
     selection = EventSelection(quality_criteria=[("bright", "hillas_intensity > 1e9")])
     with pytest.raises(EventError, match="no event passes the selection"):
-        read_events([sample_path], selection, Preprocessing(), ["energy"], progress=False)
+        read_events([sample_path], selection, ["energy"], progress=False)
 
 
 def test_selection_on_a_missing_column(sample_path):
     selection = EventSelection(quality_criteria=[("colour", "colour > 1")])
     with pytest.raises(EventError, match="copy|sample.*colour"):
-        read_events([sample_path], selection, Preprocessing(), ["energy"], progress=False)
+        read_events([sample_path], selection, ["energy"], progress=False)
 
 
 @pytest.mark.parametrize(

@@ -5,32 +5,9 @@ import torch
 pytest.importorskip("lightning", reason="the extra train is not installed")
 
 from ctapipe_gphysnet.training import (  # noqa: E402
-    GammaPhysNetTraining,
     TrainingOptions,
     validation_metrics,
 )
-
-
-def test_turned_images_and_targets_belong_together(small_model):
-    """A lit pixel at the source's position stays there in every orientation."""
-    torch.manual_seed(0)
-    camera = small_model.camera
-    pixels = np.arange(0, 1855, 37)
-    images = torch.zeros(len(pixels), 2, 1855)
-    images[np.arange(len(pixels)), 0, pixels] = 1
-    direction = torch.from_numpy(camera.positions[pixels]).float()
-    # the impact point of a core on the line from the pointing through the
-    # source: TiltedGroundFrame's axes are -fov_lat and -fov_lon
-    impact = -direction[:, [1, 0]]
-    module = GammaPhysNetTraining(small_model.network, TrainingOptions(), [1, 1])
-    batch = {"images": images, "direction": direction, "impact": impact}
-    turned = module.turn(batch)
-    lit = turned["images"][:, 0].argmax(dim=1)
-    expected = torch.from_numpy(camera.positions[lit]).float()
-    torch.testing.assert_close(turned["direction"], expected, atol=1e-4, rtol=0)
-    torch.testing.assert_close(turned["impact"], -expected[:, [1, 0]], atol=1e-4, rtol=0)
-    assert (lit.numpy() != pixels).mean() > 0.5
-    assert torch.equal(batch["images"], images)
 
 
 def test_metrics_against_their_definitions():

@@ -3,6 +3,7 @@
 import hashlib
 import subprocess
 import time
+from dataclasses import asdict
 from datetime import UTC, datetime
 from importlib.metadata import version
 from pathlib import Path
@@ -123,6 +124,19 @@ class TrainTool(Tool):
     turn_images = Bool(
         True, help="Show images in random exact orientations of the camera"
     ).tag(config=True)
+    night_sky = Float(
+        0.0,
+        help=(
+            "Most photo-electrons of night sky to add to every pixel, as expected; the"
+            " number is drawn for every event"
+        ),
+    ).tag(config=True)
+    dead_pixels = Float(
+        0.0, help="Greatest probability of a pixel to be dead, drawn for every event"
+    ).tag(config=True)
+    charge_error = Float(
+        0.0, help="Greatest relative error of the charge's scale, drawn for every event"
+    ).tag(config=True)
 
     classes = [EventSelection]
     aliases = {
@@ -135,6 +149,9 @@ class TrainTool(Tool):
         "epochs": "TrainTool.epochs",
         "batch-size": "TrainTool.batch_size",
         "learning-rate": "TrainTool.learning_rate",
+        "night-sky": "TrainTool.night_sky",
+        "dead-pixels": "TrainTool.dead_pixels",
+        "charge-error": "TrainTool.charge_error",
         "seed": "TrainTool.seed",
         "device": "TrainTool.device",
         "initial-model": "TrainTool.initial_model",
@@ -153,6 +170,7 @@ class TrainTool(Tool):
 
     def setup(self):
         # torch and lightning take seconds to import: not for --help
+        from ..batches import Augmentation
         from ..inference import select_device
         from ..network.model import NetworkOptions
         from ..pickled import pickle_paths
@@ -186,7 +204,12 @@ class TrainTool(Tool):
                 precision=self.precision,
                 device=self.device,
                 compile=self.compile_network,
-                turn_images=self.turn_images,
+                augmentation=Augmentation(
+                    turn=self.turn_images,
+                    night_sky=self.night_sky,
+                    dead_pixels=self.dead_pixels,
+                    charge_error=self.charge_error,
+                ),
             )
         except (TypeError, ValueError, FileExistsError) as error:
             raise ToolConfigurationError(str(error)) from None
@@ -216,6 +239,7 @@ class TrainTool(Tool):
         result = train(
             network,
             sample,
+            self.preparation,
             self.training_options,
             self.output.with_suffix(".training"),
             self.resume,
@@ -257,15 +281,12 @@ class TrainTool(Tool):
 
     def _read(self):
         try:
-            samples = [
-                read_events(self.inputs, self.selection, self.preparation, self.tasks)
-            ]
+            samples = [read_events(self.inputs, self.selection, self.tasks)]
             if self.regression_inputs:
                 samples.append(
                     read_events(
                         self.regression_inputs,
                         self.selection,
-                        self.preparation,
                         self.tasks,
                         camera=samples[0].camera,
                         classify=False,
@@ -308,7 +329,7 @@ class TrainTool(Tool):
                 * options.batch_size,
                 "options": {
                     name: value
-                    for name, value in vars(options).items()
+                    for name, value in asdict(options).items()
                     if name not in ("device", "compile")
                 },
                 "wall_time_s": round(seconds, 1),

@@ -55,7 +55,7 @@ def test_the_loss_falls(trained):
     losses = table["validation_energy"]
     losses = losses[np.isfinite(losses)]
     assert len(losses) == 4
-    assert losses[-1] < 0.8 * losses[0]
+    assert losses[-1] < 0.85 * losses[0]
 
 
 def test_card_says_how_it_was_trained(trained, sample_path):
@@ -124,6 +124,11 @@ def test_resume_goes_on_after_the_last_whole_epoch(sample_path, tmp_path, monkey
     with pytest.raises(ValueError, match="epochs is 3, but the training to resume had 2"):
         train(output, sample_path, "--epochs=3", "--resume")
     train(output, sample_path, "--epochs=2", "--resume")
+    uninterrupted = tmp_path / "uninterrupted.safetensors"
+    train(uninterrupted, sample_path, "--epochs=2")
+    expected = read_model(uninterrupted).network.state_dict()
+    for name, value in read_model(output).network.state_dict().items():
+        torch.testing.assert_close(value, expected[name], rtol=0, atol=0)
     log = sorted(output.parent.glob("model.training/log/*/metrics.csv"))[-1]
     epochs = np.genfromtxt(log, delimiter=",", names=True)["epoch"]
     assert set(epochs[np.isfinite(epochs)]) == {1}
