@@ -14,7 +14,7 @@ import tables
 from astropy.table import Table
 from ctapipe.instrument import FocalLengthKind, SubarrayDescription
 
-from .dl1 import ArrayEvents, DL1Error, Reading, TelescopeEvents
+from .dl1 import ArrayEvents, DL1Error, DL1File, Reading, TelescopeEvents
 from .files import close_verified
 from .products import PRODUCTS, physical_columns
 from .tasks import GAMMA_ID, horizontal_to_telescope
@@ -27,6 +27,7 @@ __all__ = [
     "displacement",
     "dl2_prefix",
     "is_lstchain",
+    "open_dl1",
     "read_dl2",
 ]
 
@@ -117,6 +118,28 @@ def is_lstchain(path):
             return any(node in file for node in (DL1_PARAMETERS, IMAGES, DL2_PARAMETERS))
     except (OSError, tables.HDF5ExtError):
         return False
+
+
+def open_dl1(path, focal_length_choice, parent=None):
+    """Open a DL1 file with images, of ctapipe or of lstchain.
+
+    Parameters
+    ----------
+    path, focal_length_choice, parent
+        See `ctapipe_gphysnet.dl1.DL1File`.
+
+    Returns
+    -------
+    file : DL1File or LstchainFile
+
+    Raises
+    ------
+    DL1Error
+        If it cannot be read or has no images.
+    """
+    if is_lstchain(path):
+        return LstchainFile(path, focal_length_choice)
+    return DL1File(path, focal_length_choice, parent)
 
 
 @dataclass

@@ -16,9 +16,9 @@ from ctapipe.tools.merge import MergeTool
 from tqdm.auto import tqdm
 
 from ..bulk import DL2Writer, reconstruct
-from ..dl1 import DL1Error, DL1File
+from ..dl1 import DL1Error
 from ..files import reason, replaced_when_whole
-from ..lstchain import LstchainDL2Writer, LstchainFile, is_lstchain
+from ..lstchain import LstchainDL2Writer, is_lstchain, open_dl1
 from ..merging import DL1Merger
 from ..products import PRODUCTS, named_products
 from ..quality import GammaPhysNetQualityQuery
@@ -182,9 +182,7 @@ class ApplyTool(Tool):
         return n_events, subarray
 
     def _open(self, path):
-        if self._kind == "lstchain":
-            return LstchainFile(path, self.focal_length_choice)
-        return DL1File(path, self.focal_length_choice, parent=self)
+        return open_dl1(path, self.focal_length_choice, parent=self)
 
     def start(self):
         try:
