@@ -23,6 +23,9 @@ GAMMA_EDGES = [0.02, 0.05, 0.1, 0.3, 1, np.inf]  # TeV
 GAMMAS_PER_BIN, N_PROTONS = 80, 200
 FILTERS = tables.Filters(complevel=9, complib="zlib", shuffle=True, fletcher32=True)
 CHUNK_ROWS = 128
+# of all that was thrown, and not of what is drawn
+LEFT_OUT = "/simulation/service"
+TRUE_PARAMETERS = "--RunSimulator.true_parameters=True"
 SIMULATIONS = [
     ["gamma_point", "--run-number=70001", "--n-showers=1000"],
     [
@@ -55,7 +58,7 @@ def simulate(folder):
     parts = []
     for number, simulation in enumerate(SIMULATIONS):
         parts.append(folder / f"{number}.dl1.h5")
-        run("gphysnet-simulate", *simulation, "-o", parts[-1])
+        run("gphysnet-simulate", *simulation, TRUE_PARAMETERS, "-o", parts[-1])
     merged = folder / "merged.dl1.h5"
     run("ctapipe-merge", *parts, "-o", merged)
     return merged
@@ -86,11 +89,13 @@ def copy(source, sample, events):
     source.root._v_attrs._f_copy(sample.root)
     sample.root._v_attrs["CTA CONTACT NAME"] = "ctapipe_gphysnet developers"
     for group in source.walk_groups():
-        if group._v_pathname != "/":
+        if group._v_pathname != "/" and not group._v_pathname.startswith(LEFT_OUT):
             parent = group._v_parent._v_pathname
             copied = sample.create_group(parent, group._v_name, group._v_title)
             group._v_attrs._f_copy(copied)
     for table in source.walk_nodes(classname="Table"):
+        if table._v_pathname.startswith(LEFT_OUT):
+            continue
         rows = table[:]
         if "event_id" in table.colnames:
             keys = rows[["obs_id", "event_id"]]

@@ -14,7 +14,7 @@ from ctapipe_gphysnet.evaluation.sample import read_sample
 
 BRIGHT = {"bright": [("bright", "hillas_intensity > 100")]}
 EDGES = np.array([0.02, 0.2, 2, 20]) * u.TeV
-RUNS = {"gamma": 770001, "proton": 770002}
+RUNS = {"gamma": 70001, "proton": 70003}
 CONFIGURATION = (
     "/configuration/simulation/run",
     "/simulation/service/shower_distribution",
