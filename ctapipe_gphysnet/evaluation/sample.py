@@ -194,7 +194,13 @@ def _groups(paths, names, array_wise):
     ]
     found = {reconstructor.name for _, (reconstructor,) in groups}
     left = [name for name in names or () if name not in found]
-    if (others or not groups) and (left or not names):
+    if left and not others and by_reconstructor:
+        every = sorted(reconstructor.name for reconstructor in by_reconstructor)
+        raise EvaluationError(
+            f"no results of reconstructor {', '.join(left)} in"
+            f" {', '.join(map(str, paths))}; found: {', '.join(every)}"
+        )
+    if not by_reconstructor or (others and (left or not names)):
         common = _common_reconstructors(others, left, array_wise)
         for path in others:
             _verify_same_events(path, common, array_wise)

@@ -113,6 +113,8 @@ def test_same_name_in_both_kinds(copy_path, dl2_path, tmp_path):
 def test_unknown_reconstructor(copy_path, dl2_path):
     with pytest.raises(EvaluationError, match="reconstructor Nobody"):
         read_sample([copy_path, dl2_path], ALL, ["Copy", "Nobody"])
+    with pytest.raises(EvaluationError, match="reconstructor Nobody .* found: Copy"):
+        read_sample([copy_path], ALL, ["Copy", "Nobody"])
 
 
 def test_files_that_cannot_be_used(copy_path, lstchain_path, tmp_path):
