@@ -11,7 +11,7 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
 from safetensors import SafetensorError, safe_open
-from safetensors.torch import save_file
+from safetensors.torch import save
 
 from .camera import CameraLayout
 from .files import replaced_when_whole
@@ -92,7 +92,8 @@ def write_model(path, model):
     }
     header = {HEADER_KEY: json.dumps(card, sort_keys=True, allow_nan=False)}
     with replaced_when_whole(path) as aside:
-        save_file(tensors, aside, metadata=header)
+        # save_file would make a file that nobody else can read
+        aside.write_bytes(save(tensors, metadata=header))
 
 
 def read_card(path):

@@ -1,11 +1,11 @@
 import json
+from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
-from ctapipe_gphysnet import checkpoint
 from ctapipe_gphysnet.checkpoint import (
     HEADER_KEY,
     ModelFileError,
@@ -30,6 +30,12 @@ def rewrite(path, change_card=None, change_tensors=None):
     if change_tensors:
         change_tensors(tensors)
     save_file(tensors, path, metadata={HEADER_KEY: json.dumps(card)})
+
+
+def test_others_can_read_the_file(model_file, tmp_path):
+    ordinary = tmp_path / "ordinary"
+    ordinary.write_text("")
+    assert model_file.stat().st_mode == ordinary.stat().st_mode
 
 
 def test_round_trip(model_file, small_model):
@@ -120,12 +126,12 @@ def test_changed_weights_are_noticed(model_file):
 def test_failed_write_keeps_the_old_file(model_file, small_model, monkeypatch):
     before = model_file.read_bytes()
 
-    def fail(tensors, path, metadata):
+    def fail(path, content):
         with open(path, "wb") as file:
-            file.write(b"half")
+            file.write(content[: len(content) // 2])
         raise OSError("no space left on device")
 
-    monkeypatch.setattr(checkpoint, "save_file", fail)
+    monkeypatch.setattr(Path, "write_bytes", fail)
     with pytest.raises(OSError, match="no space"):
         write_model(model_file, small_model)
     assert model_file.read_bytes() == before
