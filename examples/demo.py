@@ -196,10 +196,10 @@ def print_model(events, model):
     """What made the results."""
     print(f"\nModel {model_name(events)}", end="")
     if model == DEFAULT_MODEL:
-        print(", trained on a fast simulation: for trying the software, not for science")
+        print(", trained on the package's own simulation: to try the software with")
     else:
         print()
-    print("Events of LST-1 at a zenith distance of 20 deg, from a fast simulation too")
+    print("Events of LST-1 at a zenith distance of 20 deg, of the package's simulation")
 
 
 def print_gammas(events):
