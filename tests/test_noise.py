@@ -8,10 +8,10 @@ N_EVENTS, N_PIXELS = 1500, 300
 
 @pytest.fixture
 def charge():
-    """Noise of one photo-electron, with showers in a twentieth of the pixels."""
+    """Noise of one photo-electron, with showers in a hundredth of the pixels."""
     rng = np.random.default_rng(2)
     charge = rng.normal(1.7, 1.0, (N_EVENTS, N_PIXELS))
-    lit = rng.random(charge.shape) < 0.05
+    lit = rng.random(charge.shape) < 0.01
     charge[lit] += rng.exponential(100, lit.sum())
     return charge
 
@@ -19,7 +19,7 @@ def charge():
 def test_spread_is_that_of_the_noise(charge):
     noise = measure_noise(charge)
     assert noise.n_events == N_EVENTS
-    assert noise.typical == pytest.approx(1.05, abs=0.05)
+    assert noise.typical == pytest.approx(1.01, abs=0.03)
     assert not noise.dead.any()
 
 

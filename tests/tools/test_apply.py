@@ -183,7 +183,7 @@ def test_tables_of_an_array_are_those_of_ctapipe_process(
     options = [
         f"--GammaPhysNetReconstructor.stereo_weights={weights}",
         # "and" works on single events only
-        criterion(tmp_path, "30 < parameters.hillas.intensity and True"),
+        criterion(tmp_path, "100 < parameters.hillas.intensity and True"),
     ]
     assert apply([array_path], output, *options, models=array_models) == 0
     expected = process(array_path, array_models, tmp_path, *options)

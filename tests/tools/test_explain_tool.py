@@ -134,7 +134,7 @@ def test_files(explained):
     names = {path.name for path in output.iterdir()}
     pictures = {name for name in names if name.endswith(".png")}
     assert names - pictures == {"explain.h5", "summary.ecsv"}
-    kinds = sorted(name.split("_77")[0] for name in pictures)
+    kinds = sorted(name.split("_7000")[0] for name in pictures)
     # without attention, there is no picture of it
     assert (
         kinds == ["attention_dual"] * 2 + ["relevance_dual"] * 2 + ["relevance_none"] * 2
