@@ -39,6 +39,8 @@ from ctapipe_gphysnet.tools.apply import ApplyTool
 EXAMPLES = Path(__file__).parents[1] / "examples" / "lstchain"
 EFFECTIVE = FocalLengthKind.EFFECTIVE
 N_EVENTS = 600
+# what other versions of ctapipe compute otherwise
+ROUGH = {"time_gradient": 0.2, "length_uncertainty": 0.02, "width_uncertainty": 0.02}
 TRUTH = ("mc_", "log_mc_", "disp_", "src_")
 
 
@@ -189,7 +191,7 @@ def test_converted_parameters_are_those_of_lstchain(real_path):
     table["timing_slope"] = u.Quantity([timing.slope])
     table["tel_id"] = 1
     for name, (value,) in to_lstchain_dl1.image_columns(table, subarray).items():
-        rtol = 1e-4 if "uncertainty" not in name else 0.02
+        rtol = ROUGH.get(name, 1e-4)
         np.testing.assert_allclose(value, row[name], rtol=rtol, err_msg=name)
 
 
