@@ -209,6 +209,14 @@ def test_extents_as_parameters_of_ctapipe(real_path):
         assert u.isclose(value, expected, rtol=1e-4), name
 
 
+def test_point_source_is_a_ring_to_lstchain(dl1_path):
+    runs = read_rows(dl1_path, RUN_CONFIG)
+    is_point = runs["obs_id"] != runs["obs_id"].max()  # the last are diffuse protons
+    for name in ("min_viewcone_radius", "max_viewcone_radius"):
+        np.testing.assert_allclose(runs[name][is_point], 0.4, atol=1e-3)
+    assert runs["max_viewcone_radius"][~is_point] == 6
+
+
 def test_results_are_those_for_files_of_ctapipe(apply, dl1_path, sample_path, tmp_path):
     ours, theirs = tmp_path / "ctapipe.h5", tmp_path / "dl2_sample.h5"
     assert apply([sample_path], ours) == 0
@@ -437,8 +445,9 @@ def test_pipeline_with_the_tools_of_lstchain(tmp_path):
         pytest.skip("LSTCHAIN, the folder with the commands of lstchain, is not set")
     command = [EXAMPLES / "pipeline.sh", tmp_path, "2000"]
     done = subprocess.run(command, check=True, capture_output=True, text=True)
-    assert "irf_point-like.fits.gz: aeff" in done.stdout
-    area = re.search(r"at 0.2 TeV, 0.4 deg off axis: (.*) m2", done.stdout)
-    assert 1e4 < float(area[1]) < 2e5
+    area = re.search(
+        r"point-like.*\n.*\n.*\n.*at 1.0 TeV, 0.4 deg off axis: (.*) m2", done.stdout
+    )
+    assert 1e5 < float(area[1]) < 4e5
     assert re.search(r"dl3_LST-1.Run00001.fits: \d\d+ events", done.stdout)
     assert (tmp_path / "converted.dl2.h5").exists()

@@ -13,6 +13,7 @@ from pathlib import Path
 import astropy.units as u
 import numpy as np
 import tables
+from astropy.coordinates import angular_separation
 from ctapipe.io import TableLoader
 from tqdm import tqdm
 
@@ -106,7 +107,24 @@ def convert(source, output):
                 events = chunk.data
                 append(made, IMAGES, image_rows(events))
                 append(made, DL1_PARAMETERS, parameter_rows(events, loader.subarray))
+            tell_offset(made)
             close_verified(made)
+
+
+def tell_offset(made):
+    """Say how far a point source is off the axis, where lstchain looks for it.
+
+    That is the viewcone: a point source at its angle is to lstchain a ring of no width.
+    """
+    runs = made.get_node(RUN_CONFIG)
+    rows, first = runs.read(), made.get_node(DL1_PARAMETERS)[0]
+    names = ("mc_alt", "mc_az", "mc_alt_tel", "mc_az_tel")
+    alt, az, pointing_alt, pointing_az = (first[name] for name in names)
+    offset = np.rad2deg(angular_separation(az, alt, pointing_az, pointing_alt))
+    point = rows["max_viewcone_radius"] == 0
+    for name in ("min_viewcone_radius", "max_viewcone_radius"):
+        rows[name][point] = round(offset, 4)
+    runs.modify_rows(0, len(rows), 1, rows)
 
 
 def copy_tables(file, made):
