@@ -3,6 +3,7 @@
 from dataclasses import dataclass
 
 import numpy as np
+from scipy.optimize import brentq
 
 __all__ = ["PixelNoise", "added_night_sky", "measure_noise"]
 
@@ -103,15 +104,11 @@ def added_night_sky(simulated, spread, seed=0):
 
     if noise_with(0.0) >= spread:
         return 0.0
-    low, high = 0.0, 0.25
-    while noise_with(high) < spread:
-        low, high = high, 2 * high
-        if high > MOST_NIGHT_SKY:
-            raise ValueError(
-                f"with {low:g} photo-electrons of night sky a pixel the noise is still"
-                f" below {spread:.2f} p.e."
-            )
-    while high - low > 0.02 * high:
-        middle = (low + high) / 2
-        low, high = (middle, high) if noise_with(middle) < spread else (low, middle)
-    return (low + high) / 2
+    if noise_with(MOST_NIGHT_SKY) < spread:
+        raise ValueError(
+            f"with {MOST_NIGHT_SKY:g} photo-electrons of night sky a pixel the noise is"
+            f" still below {spread:.2f} p.e."
+        )
+    return brentq(
+        lambda night_sky: noise_with(night_sky) - spread, 0.0, MOST_NIGHT_SKY, xtol=0.01
+    )
