@@ -121,6 +121,25 @@ def random_model(lst_telescope, tmp_path_factory):
     return write
 
 
+@pytest.fixture
+def apply(tmp_path, random_model):
+    """Function: exit code of gphysnet-apply, with a small model for LST-1 by default."""
+    model = random_model("small")
+
+    def run_apply(inputs, output, *arguments, models=(model,)):
+        return run(
+            ApplyTool(),
+            *[f"--input={path}" for path in inputs],
+            *[f"--model={path}" for path in models],
+            f"--output={output}",
+            "--no-progress",
+            *arguments,
+            cwd=tmp_path,
+        )
+
+    return run_apply
+
+
 @pytest.fixture(scope="session")
 def dl2_path(sample_path, random_model, tmp_path_factory):
     """The sample with the results of three networks of random weights, without images.

@@ -18,7 +18,6 @@ from ctapipe.coordinates import CameraFrame, TelescopeFrame
 from ctapipe.image import hillas_parameters, timing_parameters
 from ctapipe.instrument import FocalLengthKind, SubarrayDescription
 from ctapipe.io import read_table
-from running import run
 
 from ctapipe_gphysnet.dl1 import DL1Error
 from ctapipe_gphysnet.events import EventError, EventSelection, read_events
@@ -34,7 +33,6 @@ from ctapipe_gphysnet.lstchain import (
     is_lstchain,
 )
 from ctapipe_gphysnet.tasks import TASKS
-from ctapipe_gphysnet.tools.apply import ApplyTool
 
 EXAMPLES = Path(__file__).parents[1] / "examples" / "lstchain"
 EFFECTIVE = FocalLengthKind.EFFECTIVE
@@ -53,29 +51,6 @@ def dl1_path(lstchain_path):
 def real_path(shared_path):
     """What lstchain makes of an event of CORSIKA and sim_telarray."""
     return shared_path("lstchain/dl1_history_meta_75.h5")
-
-
-@pytest.fixture(scope="module")
-def model(random_model):
-    return random_model("small")
-
-
-@pytest.fixture
-def apply(tmp_path, model):
-    """Function: exit code of gphysnet-apply."""
-
-    def run_apply(inputs, output, *arguments, models=(model,)):
-        return run(
-            ApplyTool(),
-            *[f"--input={path}" for path in inputs],
-            *[f"--model={path}" for path in models],
-            f"--output={output}",
-            "--no-progress",
-            *arguments,
-            cwd=tmp_path,
-        )
-
-    return run_apply
 
 
 @pytest.fixture
@@ -265,7 +240,7 @@ def test_columns_hang_together(apply, dl1_path, tmp_path):
     )
 
 
-def test_other_tables_are_copied(apply, dl1_path, model, tmp_path):
+def test_other_tables_are_copied(apply, dl1_path, tmp_path):
     output = tmp_path / "dl2.h5"
     assert apply([dl1_path], output) == 0
     with tables.open_file(dl1_path) as before, tables.open_file(output) as after:

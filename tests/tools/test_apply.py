@@ -40,24 +40,6 @@ def model(random_model):
     return random_model("small")
 
 
-@pytest.fixture
-def apply(tmp_path, model):
-    """Function: exit code of gphysnet-apply."""
-
-    def run_apply(inputs, output, *arguments, models=(model,)):
-        return run(
-            ApplyTool(),
-            *[f"--input={path}" for path in inputs],
-            *[f"--model={path}" for path in models],
-            f"--output={output}",
-            "--no-progress",
-            *arguments,
-            cwd=tmp_path,
-        )
-
-    return run_apply
-
-
 def names_in(folder):
     return {path.name for path in folder.iterdir()} - {"gphysnet-apply.provenance.log"}
 
