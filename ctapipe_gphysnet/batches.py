@@ -12,7 +12,7 @@ from torch.utils.data import Dataset, Sampler
 
 from .tasks import TASKS
 
-__all__ = ["Augmentation", "Batches", "OrderedBatches", "ShuffledBatches"]
+__all__ = ["Augmentation", "Batches", "OrderedBatches", "Share", "ShuffledBatches"]
 
 
 @dataclass(frozen=True)
@@ -115,7 +115,7 @@ class Batches(Dataset):
 
         Parameters
         ----------
-        batch : tuple of (int, ndarray of int)
+        batch : tuple of (int or tuple of int, ndarray of int)
             Seed, and places among the events.
 
         Returns
@@ -149,16 +149,39 @@ class Batches(Dataset):
         return [np.take_along_axis(image, order, axis=1) for image in (charge, time)]
 
 
+@dataclass(frozen=True)
+class Share:
+    """What one of several processes that train together has of every batch.
+
+    Attributes
+    ----------
+    rank : int
+        Of the process, from 0.
+    world_size : int
+        Number of processes.
+    """
+
+    rank: int = 0
+    world_size: int = 1
+
+    def of(self, places):
+        """The places of this process among those of all."""
+        return places[self.rank :: self.world_size]
+
+
 class ShuffledBatches(Sampler):
     """Places of events and seeds of whole batches, in an order that the epoch decides.
 
     Parameters
     ----------
     n_events, batch_size, seed : int
+    share : Share
+        What this process gets of each batch.
     """
 
-    def __init__(self, n_events, batch_size, seed):
+    def __init__(self, n_events, batch_size, seed, share=Share()):
         self._n_events, self._batch_size, self._seed = n_events, batch_size, seed
+        self._share = share
         self._epoch = 0
 
     def set_epoch(self, epoch):
@@ -175,7 +198,8 @@ class ShuffledBatches(Sampler):
         seeds = rng.integers(2**63, size=len(self))
         for number, seed in enumerate(seeds):
             start = number * self._batch_size
-            yield int(seed), order[start : start + self._batch_size]
+            places = order[start : start + self._batch_size]
+            yield (int(seed), self._share.rank), self._share.of(places)
 
 
 class OrderedBatches(Sampler):
@@ -184,15 +208,21 @@ class OrderedBatches(Sampler):
     Parameters
     ----------
     n_events, batch_size : int
+    share : Share
+        What this process gets of the events. It is not empty, as long as there are as
+        many events as processes.
     """
 
-    def __init__(self, n_events, batch_size):
-        self._starts = range(0, n_events, batch_size)
-        self._n_events, self._batch_size = n_events, batch_size
+    def __init__(self, n_events, batch_size, share=Share()):
+        places = share.of(np.arange(n_events))
+        self._batches = [
+            places[start : start + batch_size]
+            for start in range(0, len(places), batch_size)
+        ]
 
     def __len__(self):
-        return len(self._starts)
+        return len(self._batches)
 
     def __iter__(self):
-        for start in self._starts:
-            yield 0, np.arange(start, min(start + self._batch_size, self._n_events))
+        for places in self._batches:
+            yield 0, places

@@ -9,13 +9,15 @@ import numpy as np
 import torch
 from lightning.pytorch.callbacks import LearningRateMonitor, ModelCheckpoint
 from lightning.pytorch.loggers import CSVLogger
+from lightning.pytorch.plugins.environments import LightningEnvironment
 from torch.utils.data import DataLoader
 from torchmetrics.functional.classification import binary_auroc
+from torchmetrics.utilities.distributed import gather_all_tensors
 
-from .batches import Augmentation, Batches, OrderedBatches, ShuffledBatches
+from .batches import Augmentation, Batches, OrderedBatches, Share, ShuffledBatches
 from .losses import MultiTaskLoss, task_losses
 
-__all__ = ["GammaPhysNetTraining", "TrainingOptions", "train"]
+__all__ = ["GammaPhysNetTraining", "TrainingOptions", "hardware", "train"]
 
 VALIDATION_BATCH_SIZE = 256
 MOST_WORKERS = 12
@@ -29,6 +31,7 @@ class TrainingOptions:
     Attributes
     ----------
     epochs, batch_size, seed : int
+        The batch is that of all processes together.
     learning_rate : float
         The highest of the one-cycle schedule (Smith 2018,
         https://arxiv.org/abs/1803.09820).
@@ -40,6 +43,10 @@ class TrainingOptions:
         As Lightning names it.
     device : str
         "auto", "cpu", "cuda" or "cuda:n".
+    devices : int, optional
+        GPUs of a machine, or processes on its CPU. By default all GPUs, or one process.
+    nodes : int
+        Machines that train together.
     compile : bool
         Compile the network with torch.compile: half again as fast, after a
         minute.
@@ -55,17 +62,28 @@ class TrainingOptions:
     validation_fraction: float = 0.1
     precision: str = "32-true"
     device: str = "auto"
+    devices: int | None = None
+    nodes: int = 1
     compile: bool = False
     augmentation: Augmentation = Augmentation()
 
     def __post_init__(self):
-        for name in ("epochs", "batch_size", "learning_rate"):
-            if not getattr(self, name) > 0:
-                raise ValueError(f"{name} must be positive, got {getattr(self, name)}")
+        for name in ("epochs", "batch_size", "learning_rate", "nodes", "devices"):
+            value = getattr(self, name)
+            if value is not None and not value > 0:
+                raise ValueError(f"{name} must be positive, got {value}")
         if not 0 < self.validation_fraction < 1:
             raise ValueError(
                 f"validation_fraction must be in (0, 1), got {self.validation_fraction}"
             )
+
+    @property
+    def recipe(self):
+        """The options as a dict, without those that say where to train."""
+        recipe = asdict(self)
+        for name in ("device", "devices", "nodes", "compile"):
+            del recipe[name]
+        return recipe
 
 
 class GammaPhysNetTraining(lightning.LightningModule):
@@ -111,7 +129,7 @@ class GammaPhysNetTraining(lightning.LightningModule):
 
     def on_validation_epoch_end(self):
         outputs, truth = (
-            {name: torch.cat([part[name] for part in parts]) for name in parts[0]}
+            {name: self._gathered([part[name] for part in parts]) for name in parts[0]}
             for parts in zip(*self._validation)
         )
         self._validation.clear()
@@ -122,26 +140,29 @@ class GammaPhysNetTraining(lightning.LightningModule):
             truth["classified"],
             self.class_weights.cpu(),
         )
-        self.log_dict({f"validation_{task}": loss for task, loss in losses.items()})
-        metrics = validation_metrics(outputs, truth)
-        self.log_dict(metrics, prog_bar=True)
+        metrics = {f"validation_{task}": loss for task, loss in losses.items()}
+        self.log_dict(metrics, sync_dist=True)
+        self.log_dict(validation_metrics(outputs, truth), prog_bar=True, sync_dist=True)
+
+    def _gathered(self, parts):
+        """One tensor of the parts that all processes have."""
+        tensor = torch.cat(parts)
+        if self.trainer.world_size > 1:
+            every = gather_all_tensors(tensor.to(self.device))
+            tensor = torch.cat([part.cpu() for part in every])
+        return tensor
 
     def on_save_checkpoint(self, checkpoint):
-        checkpoint["training_options"] = self._recipe()
+        checkpoint["training_options"] = self.options.recipe
 
     def on_load_checkpoint(self, checkpoint):
-        before, now = checkpoint["training_options"], self._recipe()
+        before, now = checkpoint["training_options"], self.options.recipe
         for name, value in now.items():
             if before.get(name) != value:
                 raise ValueError(
                     f"{name} is {value}, but the training to resume had"
                     f" {before.get(name)}; resume with the same options"
                 )
-
-    def _recipe(self):
-        """The options that decide the outcome."""
-        recipe = asdict(self.options)
-        return {k: v for k, v in recipe.items() if k not in ("device", "compile")}
 
     def configure_optimizers(self):
         optimizer = torch.optim.AdamW(
@@ -205,7 +226,7 @@ def train(network, sample, preprocessing, options, directory, resume=False):
     preprocessing : Preprocessing
     options : TrainingOptions
     directory : path-like
-        Where checkpoints and logs go.
+        Where checkpoints and logs go. Processes that train together share it.
     resume : bool
         Go on from the last checkpoint in ``directory``, of the last whole
         epoch.
@@ -213,13 +234,13 @@ def train(network, sample, preprocessing, options, directory, resume=False):
     Returns
     -------
     dict
-        Events used, and the metrics of the validation events at the end.
+        Processes, events used, and the metrics of the validation events at the end.
 
     Raises
     ------
     ValueError
-        If signal or background is missing, or if the training to resume had
-        other options.
+        If signal or background is missing, if the training to resume had other
+        options, or if there are not as many processes as the options say.
     FileNotFoundError
         If there is nothing to resume.
     FloatingPointError
@@ -236,6 +257,7 @@ def train(network, sample, preprocessing, options, directory, resume=False):
     ):
         if count == 0:
             raise ValueError(f"no {name} events to train on after the selection")
+    where = hardware(options)
     lightning.seed_everything(options.seed, verbose=False)
     module = GammaPhysNetTraining(
         network, options, class_weights=classes.sum() / (2 * np.maximum(classes, 1))
@@ -256,12 +278,14 @@ def train(network, sample, preprocessing, options, directory, resume=False):
         num_sanity_val_steps=0,
         log_every_n_steps=50,
         enable_model_summary=False,
-        **_accelerator(options.device),
+        use_distributed_sampler=False,
+        **where,
     )
+    share = Share(trainer.global_rank, trainer.world_size)
     batches = Batches(sample, training, preprocessing, options.augmentation)
-    order = ShuffledBatches(len(training), options.batch_size, options.seed)
+    order = ShuffledBatches(len(training), options.batch_size, options.seed, share)
     kept = Batches(sample, validation, preprocessing)
-    kept_order = OrderedBatches(len(validation), VALIDATION_BATCH_SIZE)
+    kept_order = OrderedBatches(len(validation), VALIDATION_BATCH_SIZE, share)
     workers = _workers(options.device)
     trainer.fit(
         module,
@@ -273,6 +297,7 @@ def train(network, sample, preprocessing, options, directory, resume=False):
         raise KeyboardInterrupt
     names = ("auc", "angle_68", "energy_68")
     return {
+        "n_processes": trainer.world_size,
         "n_training": len(training),
         "n_validation": len(validation),
         "metrics": {
@@ -294,10 +319,47 @@ def _workers(device):
     return {"num_workers": number, "persistent_workers": True, "pin_memory": True}
 
 
-def _accelerator(device):
+def hardware(options):
+    """Where to train, in the terms of Lightning's trainer.
+
+    Parameters
+    ----------
+    options : TrainingOptions
+
+    Returns
+    -------
+    dict
+        Arguments of the trainer.
+
+    Raises
+    ------
+    ValueError
+        If there are not as many processes as the options say, or if they cannot share
+        a batch evenly.
+    """
     from .inference import select_device
 
-    device = select_device(device)
-    if device.type == "cpu":
-        return {"accelerator": "cpu", "devices": 1}
-    return {"accelerator": "gpu", "devices": [device.index or 0]}
+    device = select_device(options.device)
+    devices = options.devices or 1
+    arguments = {"accelerator": "cpu", "devices": devices}
+    if device.type != "cpu":
+        if options.devices is None and device.index is None:
+            devices = torch.cuda.device_count()
+        chosen = devices if device.index is None else [device.index]
+        arguments = {"accelerator": "gpu", "devices": chosen}
+    if options.batch_size % (devices * options.nodes):
+        raise ValueError(
+            f"a batch of {options.batch_size} images cannot be shared evenly by"
+            f" {devices} devices on {options.nodes} machines"
+        )
+    started = int(os.environ.get("SLURM_NTASKS", os.environ.get("WORLD_SIZE", 1)))
+    if options.nodes > 1 and started != devices * options.nodes:
+        raise ValueError(
+            f"training on {options.nodes} machines with {devices} devices each needs"
+            f" {devices * options.nodes} processes, not {started}; start them with srun"
+            f" --nodes={options.nodes} --ntasks-per-node={devices} gphysnet-train ..."
+        )
+    if options.nodes == 1 and started == 1:
+        # in a job of Slurm with one task Lightning would wait for others to be started
+        arguments["plugins"] = [LightningEnvironment()]
+    return {**arguments, "num_nodes": options.nodes}

@@ -7,6 +7,7 @@ from ctapipe_gphysnet.batches import (
     Augmentation,
     Batches,
     OrderedBatches,
+    Share,
     ShuffledBatches,
 )
 from ctapipe_gphysnet.events import EventSample
@@ -149,3 +150,22 @@ def test_ordered_batches():
     found = [places.tolist() for _, places in OrderedBatches(7, 3)]
     assert found == [[0, 1, 2], [3, 4, 5], [6]]
     assert len(OrderedBatches(7, 3)) == 3
+
+
+def test_processes_share_every_batch():
+    """Together they have what one process has, each event once."""
+    shares = [Share(rank, 3) for rank in range(3)]
+    whole = list(ShuffledBatches(103, 12, seed=4))
+    parts = [list(ShuffledBatches(103, 12, seed=4, share=share)) for share in shares]
+    for (_, places), *found in zip(whole, *parts, strict=True):
+        seeds, shared = zip(*found)
+        assert {len(part) for part in shared} == {4}
+        assert sorted(np.concatenate(shared)) == sorted(places)
+        assert len(set(seeds)) == 3  # other changes of the images
+    places = [
+        place
+        for share in shares
+        for _, places in OrderedBatches(7, 2, share)
+        for place in places
+    ]
+    assert sorted(places) == list(range(7))

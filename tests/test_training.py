@@ -6,6 +6,7 @@ pytest.importorskip("lightning", reason="the extra train is not installed")
 
 from ctapipe_gphysnet.training import (  # noqa: E402
     TrainingOptions,
+    hardware,
     validation_metrics,
 )
 
@@ -47,8 +48,24 @@ def test_metrics_against_their_definitions():
         {"batch_size": 0},
         {"learning_rate": 0.0},
         {"validation_fraction": 1.0},
+        {"devices": 0},
+        {"nodes": 0},
     ],
 )
 def test_bad_options_are_named(option):
     with pytest.raises(ValueError, match=next(iter(option))):
         TrainingOptions(**option)
+
+
+def test_batch_that_cannot_be_shared():
+    with pytest.raises(ValueError, match="a batch of 64 .* 3 devices on 1 machine"):
+        hardware(TrainingOptions(device="cpu", devices=3))
+
+
+def test_machines_need_processes(monkeypatch):
+    options = TrainingOptions(device="cpu", devices=1, nodes=2)
+    monkeypatch.delenv("SLURM_NTASKS", raising=False)
+    with pytest.raises(ValueError, match="2 processes, not 1; .*--nodes=2 --ntasks"):
+        hardware(options)
+    monkeypatch.setenv("SLURM_NTASKS", "2")
+    assert hardware(options)["num_nodes"] == 2

@@ -3,7 +3,6 @@
 import hashlib
 import subprocess
 import time
-from dataclasses import asdict
 from datetime import UTC, datetime
 from importlib.metadata import version
 from pathlib import Path
@@ -115,6 +114,17 @@ class TrainTool(Tool):
     )
     seed = Int(0, help="Seed of weights, split and order of the events").tag(config=True)
     device = Unicode("auto", help="auto, cpu, cuda or cuda:n").tag(config=True)
+    devices = Int(
+        default_value=None,
+        allow_none=True,
+        help=(
+            "GPUs of a machine to use, or processes on its CPU; by default all GPUs, or"
+            " one process"
+        ),
+    ).tag(config=True)
+    nodes = Int(
+        1, help="Machines that train together; start as many processes with srun"
+    ).tag(config=True)
     precision = CaselessStrEnum(
         ["32-true", "bf16-mixed"], default_value="32-true", help="Of the arithmetic"
     ).tag(config=True)
@@ -154,6 +164,8 @@ class TrainTool(Tool):
         "charge-error": "TrainTool.charge_error",
         "seed": "TrainTool.seed",
         "device": "TrainTool.device",
+        "devices": "TrainTool.devices",
+        "nodes": "TrainTool.nodes",
         "initial-model": "TrainTool.initial_model",
     }
     flags = {
@@ -174,7 +186,7 @@ class TrainTool(Tool):
         from ..inference import select_device
         from ..network.model import NetworkOptions
         from ..pickled import pickle_paths
-        from ..training import TrainingOptions
+        from ..training import TrainingOptions, hardware
 
         if not self.inputs:
             raise ToolConfigurationError("no input: give DL1 files with --input")
@@ -203,6 +215,8 @@ class TrainTool(Tool):
                 validation_fraction=self.validation_fraction,
                 precision=self.precision,
                 device=self.device,
+                devices=self.devices,
+                nodes=self.nodes,
                 compile=self.compile_network,
                 augmentation=Augmentation(
                     turn=self.turn_images,
@@ -211,6 +225,7 @@ class TrainTool(Tool):
                     charge_error=self.charge_error,
                 ),
             )
+            hardware(self.training_options)
         except (TypeError, ValueError, FileExistsError) as error:
             raise ToolConfigurationError(str(error)) from None
         self.selection = EventSelection(parent=self)
@@ -219,12 +234,15 @@ class TrainTool(Tool):
 
     def start(self):
         import torch
+        from lightning.pytorch.utilities import rank_zero_only
 
         from ..checkpoint import Model, write_model
         from ..network.model import GammaPhysNet
         from ..pickled import export
         from ..training import train
 
+        if rank_zero_only.rank:  # the first process tells and writes what there is
+            self.log.setLevel("WARNING")
         sample = self._read()
         self.log.info(
             "%d images pass the selection, %d of gamma rays\n%s",
@@ -244,6 +262,8 @@ class TrainTool(Tool):
             self.output.with_suffix(".training"),
             self.resume,
         )
+        if rank_zero_only.rank:
+            return
         information = self._information(sample, result, time.monotonic() - began)
         information["training"]["initial_model"] = start
         model = Model(network, sample.camera, self.preparation, information)
@@ -327,11 +347,8 @@ class TrainTool(Tool):
                 "image_presentations": options.epochs
                 * (result["n_training"] // options.batch_size)
                 * options.batch_size,
-                "options": {
-                    name: value
-                    for name, value in asdict(options).items()
-                    if name not in ("device", "compile")
-                },
+                "n_processes": result["n_processes"],
+                "options": options.recipe,
                 "wall_time_s": round(seconds, 1),
             },
             "validation": {"n_images": result["n_validation"], **result["metrics"]},

@@ -1,5 +1,8 @@
 import json
+import os
 import pickle
+import subprocess
+import sys
 from importlib.metadata import version
 
 import numpy as np
@@ -135,6 +138,38 @@ def test_resume_goes_on_after_the_last_whole_epoch(sample_path, tmp_path, monkey
     assert read_card(output)["training"]["options"]["epochs"] == 2
 
 
+def test_processes_train_together(sample_path, tmp_path):
+    """What they say of the validation events is what one process finds."""
+    from ctapipe_gphysnet.batches import Batches
+    from ctapipe_gphysnet.events import EventSelection, read_events
+    from ctapipe_gphysnet.training import validation_metrics
+
+    output = tmp_path / "model.safetensors"
+    command = [sys.executable, "-m", "ctapipe_gphysnet.tools.train", *SMALL]
+    arguments = [f"--input={sample_path}", f"--output={output}", "--epochs=1", "--seed=3"]
+    # as users start it: Lightning starts the other process
+    environment = {k: v for k, v in os.environ.items() if not k.startswith("SLURM")}
+    done = subprocess.run(
+        [*command, *arguments, "--devices=2"],
+        cwd=tmp_path,
+        capture_output=True,
+        text=True,
+        env={**environment, "OMP_NUM_THREADS": "1"},
+    )
+    assert done.returncode == 0, done.stderr[-2000:]
+    model = read_model(output)
+    assert model.information["training"]["n_processes"] == 2
+    sample = read_events([sample_path], EventSelection(), model.network.options.tasks)
+    _, validation = sample.split(0.1, seed=3)
+    assert model.information["validation"]["n_images"] == len(validation)
+    batches = Batches(sample, validation, model.preprocessing)
+    truth = batches[0, np.arange(len(validation))]
+    with torch.no_grad():
+        outputs = model.network.eval()(truth["images"])
+    for name, value in validation_metrics(outputs, truth).items():
+        assert model.information["validation"][name] == pytest.approx(value, rel=1e-3)
+
+
 def test_nothing_to_resume(sample_path, tmp_path):
     with pytest.raises(FileNotFoundError, match="nothing to resume"):
         train(tmp_path / "model.safetensors", sample_path, "--resume")
@@ -169,6 +204,7 @@ def test_single_task(sample_path, tmp_path):
         ("--blocks=0", "blocks"),
         ("--device=abacus", "abacus"),
         ("--epochs=0", "epochs"),
+        ("--devices=3", "a batch of 16 images cannot be shared"),
         ("--TrainTool.preprocessing=charge=cube", "cube"),
         ("--input=absent.dl1.h5", "absent.dl1.h5"),
     ],
