@@ -16,6 +16,7 @@ from ctapipe.instrument import FocalLengthKind, SubarrayDescription
 
 from .dl1 import ArrayEvents, DL1Error, DL1File, Reading, TelescopeEvents
 from .files import close_verified
+from .merging import verify_same_model
 from .products import PRODUCTS, physical_columns
 from .tasks import GAMMA_ID, horizontal_to_telescope
 
@@ -23,6 +24,7 @@ __all__ = [
     "LstchainDL2Writer",
     "LstchainEvents",
     "LstchainFile",
+    "LstchainMerger",
     "camera_position",
     "displacement",
     "dl2_prefix",
@@ -372,6 +374,117 @@ def _pointing(rows):
     )
 
 
+class LstchainMerger:
+    """Puts files of lstchain together in one, a part of a table at a time.
+
+    Parameters
+    ----------
+    path : path-like
+        Is replaced.
+    leave_out : tuple of str
+        Tables that stay behind.
+    """
+
+    def __init__(self, path, leave_out=()):
+        self._leave_out = leave_out
+        self._first = None
+        self.file = tables.open_file(path, "w", filters=FILTERS)
+
+    def __enter__(self):
+        return self
+
+    def __exit__(self, *exception):
+        self.close()
+
+    def close(self):
+        """Close the file."""
+        self.file.close()
+
+    def finish(self):
+        """Close the file, which is whole."""
+        close_verified(self.file)
+
+    def append(self, path):
+        """Append the tables of a file; what is no table is that of the first file.
+
+        Parameters
+        ----------
+        path : path-like
+
+        Raises
+        ------
+        DL1Error
+            If it cannot be in one file with those before, because simulations or columns
+            differ, or if it cannot be read.
+        ctapipe.io.hdf5merger.CannotMerge
+            If it has results of another model.
+        """
+        with Reading(path, "lstchain"), tables.open_file(path) as source:
+            if self._first is None:
+                self._first = path
+                source.root._v_attrs._f_copy(self.file.root)
+            for node in source.walk_nodes(classname="Leaf"):
+                name = node._v_pathname
+                if name in self._leave_out:
+                    continue
+                if name not in self.file:
+                    node._f_copy(self._group(node._v_parent), filters=FILTERS)
+                elif name == RUN_CONFIG:
+                    self._append_run(node, path)
+                elif isinstance(node, tables.Table) and not name.startswith(
+                    CONFIGURATION
+                ):
+                    self._append_rows(node, path)
+
+    def _group(self, group):
+        """Group of the output for one of an input, with its attributes."""
+        path = group._v_pathname
+        if path not in self.file:
+            made = self.file.create_group(
+                *path.rpartition("/")[::2], title=group._v_title, createparents=True
+            )
+            group._v_attrs._f_copy(made)
+        return self.file.get_node(path)
+
+    def _append_rows(self, table, path):
+        """Append the rows of a table, which must have the same columns."""
+        known = self.file.get_node(table._v_pathname)
+        if known.dtype != table.dtype:
+            raise DL1Error(
+                f"{path}: {table._v_pathname} has other columns than that of"
+                f" {self._first}; they cannot be in one file"
+            )
+        verify_same_model(table, known)
+        size = max(1, BLOCK_SIZE // table.rowsize)
+        for start in range(0, table.nrows, size):
+            known.append(table.read(start, start + size))
+
+    def _append_run(self, table, path):
+        """Append the configuration of a simulation, which has to be a known one."""
+        known = self.file.get_node(RUN_CONFIG)
+        for row in table.read():
+            different = min((_differences(row, other) for other in known.read()), key=len)
+            if different:
+                name, value, expected = different[0]
+                raise DL1Error(
+                    f"{path}: {name} in {RUN_CONFIG} is {value}, that of {self._first} is"
+                    f" {expected}; they cannot be in one file"
+                )
+        known.append(table.read())
+
+
+def _differences(run, other):
+    """Name and both values of what is different in the configurations of two runs."""
+    return [
+        (name, run[name], other[name])
+        for name in run.dtype.names
+        if name not in DIFFERENT_BETWEEN_RUNS
+        and not np.array_equal(
+            run[name], other[name], equal_nan=run[name].dtype.kind == "f"
+        )
+    ]
+
+
 class LstchainDL2Writer:
     """Writes a DL2 file of lstchain.
 
@@ -397,11 +510,12 @@ class LstchainDL2Writer:
     def __init__(self, path, reconstructor, inputs):
         self._reconstructor = reconstructor
         self._last = None  # number of the run and time of the last row
-        self._file = tables.open_file(path, "w", filters=FILTERS)
+        self._merger = LstchainMerger(path, leave_out=(IMAGES, DL1_PARAMETERS))
+        self._file = self._merger.file
         try:
             for source in inputs:
-                with Reading(source, "lstchain"), tables.open_file(source) as file:
-                    self._copy(file, source, inputs[0])
+                self._merger.append(source)
+                self._verify_columns(source, inputs[0])
         except BaseException:
             self.close()
             raise
@@ -414,58 +528,23 @@ class LstchainDL2Writer:
 
     def close(self):
         """Close the file."""
-        self._file.close()
+        self._merger.close()
 
     def finish(self):
         """Close the file after the last block."""
-        close_verified(self._file)
+        self._merger.finish()
 
-    def _copy(self, file, path, first):
-        """Copy what is no event, or append it to what is there."""
-        if DL2_PARAMETERS not in self._file:
-            file.root._v_attrs._f_copy(self._file.root)
-            self._create(file.get_node(DL1_PARAMETERS))
-        elif self._dl1_dtype != file.get_node(DL1_PARAMETERS).dtype:
-            raise DL1Error(
-                f"{path}: its parameters have other columns than those of {first}; apply"
-                " to each file on its own"
-            )
-        for node in file.walk_nodes(classname="Leaf"):
-            name = node._v_pathname
-            if name in (IMAGES, DL1_PARAMETERS):
-                continue
-            if name not in self._file:
-                group = self._group(node._v_parent)
-                node._f_copy(group, filters=FILTERS)
-            elif name == RUN_CONFIG:
-                self._append_run(node, path, first)
-            elif isinstance(node, tables.Table) and not name.startswith(CONFIGURATION):
-                self._file.get_node(name).append(node.read())
-
-    def _group(self, group):
-        """Group of the output for one of an input, with its attributes."""
-        path = group._v_pathname
-        if path not in self._file:
-            made = self._file.create_group(
-                *path.rpartition("/")[::2], title=group._v_title, createparents=True
-            )
-            group._v_attrs._f_copy(made)
-        return self._file.get_node(path)
-
-    def _append_run(self, table, path, first):
-        """Append the configuration of a simulation, which has to be the same."""
-        rows, known = table.read(), self._file.get_node(RUN_CONFIG)
-        expected = known[0]
-        for name in table.colnames:
-            if name in DIFFERENT_BETWEEN_RUNS:
-                continue
-            for value in rows[name]:
-                if not np.array_equal(value, expected[name], equal_nan=True):
-                    raise DL1Error(
-                        f"{path}: {name} in {RUN_CONFIG} is {value}, that of {first} is"
-                        f" {expected[name]}; apply to each file on its own"
-                    )
-        known.append(rows)
+    def _verify_columns(self, path, first):
+        """Make the tables of events for the first input; others must have its columns."""
+        with Reading(path, "lstchain"), tables.open_file(path) as file:
+            parameters = file.get_node(DL1_PARAMETERS)
+            if DL2_PARAMETERS not in self._file:
+                self._create(parameters)
+            elif self._dl1_dtype != parameters.dtype:
+                raise DL1Error(
+                    f"{path}: its parameters have other columns than those of {first};"
+                    " apply to each file on its own"
+                )
 
     def _create(self, parameters):
         """Make the table of the events."""

@@ -5,11 +5,12 @@ from ctapipe.core import Provenance
 from ctapipe.io import HDF5Merger, metadata
 from ctapipe.io.datalevels import DataLevel
 from ctapipe.io.hdf5dataformat import DL1_TEL_IMAGES_GROUP
+from ctapipe.io.hdf5merger import CannotMerge
 from ctapipe.utils.arrays import recarray_drop_columns
 
 from .files import close_verified
 
-__all__ = ["BlockMerger", "DL1Merger"]
+__all__ = ["BlockMerger", "DL1Merger", "verify_same_model"]
 
 BLOCK_SIZE = 16 * 2**20  # bytes
 # Of what is appended: eight times as fast as ctapipe's 5, and images take 2 % more.
@@ -52,6 +53,7 @@ class BlockMerger(HDF5Merger):
         if path not in self.h5file:
             super()._append_table(file, table, filter_columns, once)
         elif not once:
+            verify_same_model(table, self.h5file.get_node(path))
             self._append_blocks(table, self.h5file.get_node(path), filter_columns)
 
     def _copy_node_filter_columns(self, table, filter_columns):
@@ -92,6 +94,29 @@ class BlockMerger(HDF5Merger):
                 block = recarray_drop_columns(block, filter_columns)
             output.append(block.astype(output.dtype))
         output.flush()
+
+
+def verify_same_model(table, known):
+    """Raise if two tables of results are of different models.
+
+    Parameters
+    ----------
+    table, known : tables.Table
+
+    Raises
+    ------
+    ctapipe.io.hdf5merger.CannotMerge
+    """
+    for name in table.attrs._f_list("user"):
+        if name.endswith("_model_sha256") and name in known.attrs:
+            if table.attrs[name] != known.attrs[name]:
+                title = name.removesuffix("_sha256")
+                raise CannotMerge(
+                    f"{table._v_file.filename}: {table._v_pathname} is of the model"
+                    f" {table.attrs[title]} ({table.attrs[name][:12]}), that of the files"
+                    f" before is {known.attrs[title]} ({known.attrs[name][:12]}); their"
+                    " results cannot be in one table"
+                )
 
 
 class DL1Merger(BlockMerger):

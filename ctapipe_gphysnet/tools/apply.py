@@ -12,31 +12,22 @@ from ctapipe.io import HDF5Merger
 from ctapipe.io.hdf5merger import CannotMerge
 from ctapipe.monitoring.interpolation import PointingInterpolator
 from ctapipe.reco import StereoMeanCombiner
-from ctapipe.tools.merge import MergeTool
 from tqdm.auto import tqdm
 
 from ..bulk import DL2Writer, reconstruct
 from ..dl1 import DL1Error
 from ..files import reason, replaced_when_whole
-from ..lstchain import LstchainDL2Writer, is_lstchain, open_dl1
+from ..lstchain import LstchainDL2Writer, open_dl1
 from ..merging import DL1Merger
 from ..products import PRODUCTS, named_products
 from ..quality import GammaPhysNetQualityQuery
 from ..reconstructor import GammaPhysNetReconstructor
-from .outputs import failures_of_writing, verify_output
+from .merge import MERGER_FLAGS
+from .outputs import common_format, failures_of_writing, verify_inputs_and_output
 
 __all__ = ["ApplyTool", "main"]
 
 FORMATS = ("ctapipe", "lstchain")
-
-# ctapipe-merge's switches, but for those that are about its output file, and for
-# attaching a file that has no events
-MERGER_FLAGS = {
-    name: definition
-    for name, definition in MergeTool.flags.items()
-    if list(definition[0]) == ["HDF5Merger"]
-    and name not in ("append", "overwrite", "attach-monitoring")
-}
 
 
 class ApplyTool(Tool):
@@ -113,8 +104,8 @@ class ApplyTool(Tool):
     }
 
     def setup(self):
-        self._verify_paths()
-        self._kind = self._find_format()
+        verify_inputs_and_output(self.inputs, self.output, self.overwrite)
+        self._kind = common_format(self.inputs, self.output_format)
         try:
             self.n_events, subarray = self._verify_inputs()
         except DL1Error as error:
@@ -134,33 +125,6 @@ class ApplyTool(Tool):
                 f"{', '.join(self.reconstructor.models)}: the model does not know the"
                 f" {' and '.join(sorted(missing))}, which files of lstchain have"
             )
-
-    def _verify_paths(self):
-        if not self.inputs:
-            raise ToolConfigurationError("no input: give DL1 files with --input")
-        if self.output is None:
-            raise ToolConfigurationError("no output: give a DL2 file with --output")
-        for i, path in enumerate(self.inputs):
-            if any(path.samefile(other) for other in self.inputs[:i]):
-                raise ToolConfigurationError(f"{path} is given twice as input")
-        if self.output.exists() and any(map(self.output.samefile, self.inputs)):
-            raise ToolConfigurationError(
-                f"{self.output} is an input file; choose another name for the output"
-            )
-        verify_output(self.output, self.overwrite)
-
-    def _find_format(self):
-        """Whose files the input is; raises if that is not the output's format."""
-        formats = {path: _format(path) for path in self.inputs}
-        for path, name in formats.items():
-            wanted = self.output_format or formats[self.inputs[0]]
-            if name != wanted:
-                raise ToolConfigurationError(
-                    f"{path} is a file of {name}, the output is to be one of {wanted};"
-                    " only files of one kind can be together, and they keep it (to"
-                    " convert DL2 files of lstchain there is its lstchain_dl2_converter)"
-                )
-        return formats[self.inputs[0]]
 
     def _verify_inputs(self):
         """Number of array events, and the subarray that all files have."""
@@ -227,10 +191,6 @@ class ApplyTool(Tool):
 
     def finish(self):
         Provenance().add_output_file(self.output, role="DL2/Event")
-
-
-def _format(path):
-    return "lstchain" if is_lstchain(path) else "ctapipe"
 
 
 def main():

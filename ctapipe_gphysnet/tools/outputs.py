@@ -1,4 +1,4 @@
-"""What the tools say of places where they cannot write."""
+"""What the tools say of files that cannot be, or be written."""
 
 import os
 import shutil
@@ -9,8 +9,69 @@ from ctapipe.core import ToolConfigurationError
 from ctapipe.io.hdf5merger import CannotMerge
 
 from ..files import reason
+from ..lstchain import is_lstchain
 
-__all__ = ["failures_of_writing", "verify_output", "verify_output_folder"]
+__all__ = [
+    "common_format",
+    "failures_of_writing",
+    "verify_inputs_and_output",
+    "verify_output",
+    "verify_output_folder",
+]
+
+
+def verify_inputs_and_output(inputs, output, overwrite):
+    """Raise unless one file can be made of several.
+
+    Parameters
+    ----------
+    inputs : list of pathlib.Path
+    output : pathlib.Path or None
+    overwrite : bool
+        Whether the output may be there already.
+
+    Raises
+    ------
+    ctapipe.core.ToolConfigurationError
+    """
+    if not inputs:
+        raise ToolConfigurationError("no input: give files with --input")
+    if output is None:
+        raise ToolConfigurationError("no output: give a file with --output")
+    for i, path in enumerate(inputs):
+        if any(path.samefile(other) for other in inputs[:i]):
+            raise ToolConfigurationError(f"{path} is given twice as input")
+    if output.exists() and any(map(output.samefile, inputs)):
+        raise ToolConfigurationError(
+            f"{output} is an input file; choose another name for the output"
+        )
+    verify_output(output, overwrite)
+
+
+def common_format(inputs, wanted=None):
+    """Whose files the inputs are: "ctapipe" or "lstchain".
+
+    Parameters
+    ----------
+    inputs : list of pathlib.Path
+    wanted : str, optional
+        Format that they must have.
+
+    Raises
+    ------
+    ctapipe.core.ToolConfigurationError
+        If they are not of one format, or not of that which is wanted.
+    """
+    formats = ["lstchain" if is_lstchain(path) else "ctapipe" for path in inputs]
+    wanted = wanted or formats[0]
+    for path, name in zip(inputs, formats):
+        if name != wanted:
+            raise ToolConfigurationError(
+                f"{path} is a file of {name}, the output is to be one of {wanted};"
+                " only files of one kind can be together, and they keep it (to"
+                " convert DL2 files of lstchain there is its lstchain_dl2_converter)"
+            )
+    return wanted
 
 
 def verify_output(path, overwrite):
