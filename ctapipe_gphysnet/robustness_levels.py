@@ -25,7 +25,7 @@ from .evaluation.metrics import (
     energy_resolutions,
     reconstructed_fractions,
 )
-from .evaluation.sample import EvaluationError
+from .evaluation.reconstructors import EvaluationError
 from .merging import DL1Merger
 
 __all__ = [

@@ -10,7 +10,8 @@ from ctapipe.core import Component, Provenance
 from ctapipe.io import TableLoader, read_table
 from sklearn.metrics import roc_auc_score
 
-from ctapipe_gphysnet.evaluation.sample import EvaluationError, Reconstructor, Sample
+from ctapipe_gphysnet.evaluation.reconstructors import EvaluationError, Reconstructor
+from ctapipe_gphysnet.evaluation.sample import Sample
 from ctapipe_gphysnet.robustness_figures import make_figures
 from ctapipe_gphysnet.robustness_levels import (
     Level,

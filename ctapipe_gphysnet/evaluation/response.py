@@ -7,7 +7,7 @@ from astropy.table import QTable, vstack
 from ctapipe.core.expression_engine import ExpressionEngine
 
 from .metrics import common_events
-from .sample import EvaluationError
+from .reconstructors import EvaluationError
 from .sensitivity import (
     SPECTRA,
     SimulationError,

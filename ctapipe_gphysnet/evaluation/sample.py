@@ -1,8 +1,7 @@
 """Simulated DL2 events with the results of several reconstructors, side by side."""
 
-import re
 from collections import Counter
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 
 import astropy.units as u
 import numpy as np
@@ -12,66 +11,21 @@ from astropy.table import QTable, vstack
 from ctapipe.core import QualityQuery
 from ctapipe.core.expression_engine import ExpressionError
 from ctapipe.io import TableLoader
-from ctapipe.io.hdf5dataformat import DL2_SUBARRAY_GROUP, DL2_TEL_GROUP
 from tqdm.auto import tqdm
 from traitlets import TraitError
 
 from ..dl1 import DL1Error
 from ..files import reason
-from ..lstchain import dl2_prefix, is_lstchain, read_dl2
+from ..lstchain import is_lstchain, read_dl2
+from .reconstructors import EvaluationError, files_by_reconstructors
 
-__all__ = ["PARTICLES", "EvaluationError", "Reconstructor", "Sample", "read_sample"]
+__all__ = ["PARTICLES", "Sample", "read_sample"]
 
 # true_shower_primary_id, as sim_telarray has it
 PARTICLES = {0: "gamma", 1: "electron", 101: "proton"}
 
-# the property by the ending of a table's name; by the name of its group in the file
-ENDINGS = {"Energy": "energy", "Geometry": "geometry", "Classifier": "particle_type"}
-GROUPS = {
-    "energy": "energy",
-    "geometry": "geometry",
-    "particle_type": "particle_type",
-    "classification": "particle_type",  # its name up to ctapipe 0.28
-}
-NAME = re.compile(
-    r"(?P<name>.*?)(?:Seed(?P<seed>\d+))?(?P<ending>" + "|".join(ENDINGS) + ")"
-)
-
 CHUNK_SIZE = 100_000
 KEY = [("particle", "U8"), ("obs_id", "i8"), ("event_id", "i8"), ("tel_id", "i8")]
-
-
-class EvaluationError(ValueError):
-    """Events cannot be evaluated; the message says which and why."""
-
-
-@dataclass(frozen=True)
-class Reconstructor:
-    """Names of a reconstructor's DL2 tables.
-
-    Attributes
-    ----------
-    name : str
-    seed : int or None
-        Where several trainings of one reconstructor stand in the files.
-    energy, geometry, particle_type : str or None
-        Prefix of the property's table and columns; None where it has none.
-    """
-
-    name: str
-    seed: int | None = None
-    energy: str | None = None
-    geometry: str | None = None
-    particle_type: str | None = None
-
-    def __str__(self):
-        return self.name if self.seed is None else f"{self.name}, seed {self.seed}"
-
-    @property
-    def prefixes(self):
-        """The prefixes that there are, by property."""
-        every = {name: getattr(self, name) for name in ENDINGS.values()}
-        return {name: prefix for name, prefix in every.items() if prefix}
 
 
 @dataclass
@@ -95,8 +49,8 @@ class Sample:
         For every selection its criteria: name, expression, and which events pass all
         criteria up to this one, ndarray of bool, shape (N,).
     files : list of dict
-        For every file its path, the number of events of every particle, and the
-        versions and models that its tables name.
+        For every file its path, the number of events of every particle, the runs
+        (particle and ``obs_id``), and the versions and models that its tables name.
     """
 
     events: QTable
@@ -149,7 +103,8 @@ def read_sample(
     ------
     EvaluationError
         If a file has no truth, lacks a reconstructor that another one has, has tables
-        with different events, or there is an event twice.
+        with different events, a reconstructor lacks runs that another has, or there is
+        an event twice.
     """
     options = (
         {}
@@ -158,7 +113,7 @@ def read_sample(
     )
     queries = {name: _query(name, criteria) for name, criteria in selections.items()}
     samples = []
-    for group, reconstructors in _groups(paths, names, array_wise):
+    for group, reconstructors in files_by_reconstructors(paths, names, array_wise):
         parts = []
         for path in group:
             parts.extend(
@@ -166,66 +121,7 @@ def read_sample(
             )
         samples.append(_joined(parts, selections, reconstructors))
         _verify_no_event_twice(samples[-1].events, group)
-    return samples[0] if len(samples) == 1 else _united(samples)
-
-
-def _groups(paths, names, array_wise):
-    """Files with the same reconstructors.
-
-    Those of ctapipe have all of them beside each other, files of lstchain one each.
-
-    Returns
-    -------
-    groups : list of (list of path-like, list of Reconstructor)
-    """
-    others, by_reconstructor = [], {}
-    for path in paths:
-        if is_lstchain(path):
-            by_reconstructor.setdefault(_lstchain_reconstructor(path), []).append(path)
-        else:
-            others.append(path)
-    if by_reconstructor and array_wise:
-        first = next(iter(by_reconstructor.values()))[0]
-        raise EvaluationError(f"{first} is a file of lstchain: no array-wise results")
-    groups = [
-        (files, [reconstructor])
-        for reconstructor, files in by_reconstructor.items()
-        if not names or reconstructor.name in names
-    ]
-    found = {reconstructor.name for _, (reconstructor,) in groups}
-    left = [name for name in names or () if name not in found]
-    if left and not others and by_reconstructor:
-        every = sorted(reconstructor.name for reconstructor in by_reconstructor)
-        raise EvaluationError(
-            f"no results of reconstructor {', '.join(left)} in"
-            f" {', '.join(map(str, paths))}; found: {', '.join(every)}"
-        )
-    if not by_reconstructor or (others and (left or not names)):
-        common = _common_reconstructors(others, left, array_wise)
-        for path in others:
-            _verify_same_events(path, common, array_wise)
-        groups.insert(0, (others, common))
-    every = [(r.name, r.seed) for _, reconstructors in groups for r in reconstructors]
-    twice = [name for (name, _), count in Counter(every).items() if count > 1]
-    if twice:
-        raise EvaluationError(
-            f"{', '.join(twice)} is in files of ctapipe and of lstchain; apply the model"
-            " with another --prefix to those of one kind"
-        )
-    return groups
-
-
-def _lstchain_reconstructor(path):
-    try:
-        prefix = dl2_prefix(path)
-    except DL1Error as error:
-        raise EvaluationError(str(error)) from error
-    match = NAME.fullmatch(f"{prefix}Energy")
-    return Reconstructor(
-        match["name"],
-        int(match["seed"]) if match["seed"] else None,
-        **{kind: prefix + ending for ending, kind in ENDINGS.items()},
-    )
+    return samples[0] if len(samples) == 1 else _united(samples, names)
 
 
 def _query(name, criteria):
@@ -237,111 +133,9 @@ def _query(name, criteria):
         ) from error
 
 
-def _open(path):
-    try:
-        return tables.open_file(path)
-    except (OSError, tables.HDF5ExtError) as error:
-        raise EvaluationError(f"{path} cannot be read: {reason(error)}") from error
-
-
-def _tables(file, array_wise):
-    """Prefix and property of every DL2 table of a file, with its node."""
-    base = DL2_SUBARRAY_GROUP if array_wise else DL2_TEL_GROUP
-    for group, kind in GROUPS.items():
-        if f"{base}/{group}" in file.root:
-            for node in file.get_node(f"{base}/{group}"):
-                yield node._v_name, kind, node
-
-
-def find_reconstructors(path, array_wise=False):
-    """The reconstructors of a DL2 file.
-
-    Parameters
-    ----------
-    path : path-like
-    array_wise : bool
-
-    Returns
-    -------
-    reconstructors : dict of (str, int or None) to Reconstructor
-        By name and seed.
-
-    Raises
-    ------
-    EvaluationError
-        If the file cannot be read.
-    """
-    found = {}
-    with _open(path) as file:
-        for prefix, kind, _ in _tables(file, array_wise):
-            match = NAME.fullmatch(prefix)
-            if match is None or ENDINGS[match["ending"]] != kind:
-                continue
-            seed = int(match["seed"]) if match["seed"] else None
-            key = match["name"], seed
-            known = found.get(key, Reconstructor(*key))
-            found[key] = replace(known, **{kind: prefix})
-    return found
-
-
-def _common_reconstructors(paths, names, array_wise):
-    """Those that all files have; raises if a file lacks what another has."""
-    if not paths:
-        raise EvaluationError("no input: give DL2 files")
-    by_file = {path: find_reconstructors(path, array_wise) for path in paths}
-    wanted = {}
-    for found in by_file.values():
-        for key, reconstructor in found.items():
-            if names is None or not names or reconstructor.name in names:
-                wanted.setdefault(key, reconstructor)
-    level = "array-wise" if array_wise else "telescope-wise"
-    missing = set(names or ()) - {name for name, _ in wanted}
-    if missing or not wanted:
-        every = sorted({name for found in by_file.values() for name, _ in found})
-        what = (
-            f"reconstructor {', '.join(sorted(missing))}" if missing else "reconstructor"
-        )
-        raise EvaluationError(
-            f"no {level} results of {what} in {', '.join(map(str, paths))}; found:"
-            f" {', '.join(every) or 'none'}"
-        )
-    for path, found in by_file.items():
-        for key, reconstructor in wanted.items():
-            lacking = set(reconstructor.prefixes.values())
-            lacking -= set(found[key].prefixes.values()) if key in found else set()
-            if lacking:
-                raise EvaluationError(
-                    f"{path} has no {level} results of {reconstructor}: table"
-                    f" {', '.join(sorted(lacking))} is missing. Apply it to this file"
-                    " too, or name the reconstructors to compare with --reconstructor"
-                )
-    found = list(wanted.values())
-    return sorted(found, key=lambda r: names.index(r.name)) if names else found
-
-
-def _verify_same_events(path, reconstructors, array_wise):
-    """Raise if the tables of a file are not about the same events."""
-    prefixes = {p for r in reconstructors for p in r.prefixes.values()}
-    first = {}
-    with _open(path) as file:
-        for prefix, _, node in _tables(file, array_wise):
-            if prefix not in prefixes:
-                continue
-            for table in [node] if array_wise else list(node):
-                place = "" if array_wise else table._v_name
-                keys = np.column_stack([table.col("obs_id"), table.col("event_id")])
-                name, expected = first.setdefault(place, (table._v_pathname, keys))
-                if not np.array_equal(keys, expected):
-                    raise EvaluationError(
-                        f"{path}: {table._v_pathname} has {len(keys)} events and {name}"
-                        f" {len(expected)}, or others: results of different events"
-                        " cannot be compared; apply the reconstructor anew"
-                    )
-
-
 def _read_file(path, queries, reconstructors, array_wise, options, progress):
     """Parts of the sample, a chunk of events each."""
-    counts, meta = Counter(), {}
+    counts, runs, meta = Counter(), set(), {}
     try:
         for table in _read_tables(path, array_wise, options, progress):
             if not len(table):
@@ -349,6 +143,7 @@ def _read_file(path, queries, reconstructors, array_wise, options, progress):
             meta.update(table.meta)
             part = _part(path, table, reconstructors, array_wise)
             counts.update(part.events["particle"].tolist())
+            runs |= set(np.unique(_keys(part.events)[["particle", "obs_id"]]).tolist())
             part.selected = {
                 name: _mask(path, query, table) for name, query in queries.items()
             }
@@ -363,7 +158,8 @@ def _read_file(path, queries, reconstructors, array_wise, options, progress):
     if not counts:
         raise EvaluationError(f"{path} has no events")
     empty = Sample(QTable(), {}, {})
-    empty.files = [{"path": str(path), "counts": dict(counts), "meta": meta}]
+    file = {"path": str(path), "counts": dict(counts), "runs": runs, "meta": meta}
+    empty.files = [file]
     yield empty
 
 
@@ -504,36 +300,72 @@ def _joined_criteria(parts, events=slice(None)):
     }
 
 
-def _united(samples):
+def _united(samples, names):
     """One sample of several with other reconstructors, of the same events or of others.
 
     What a sample does not have is NaN. Thrown showers are counted for the first sample
-    with a kind of particle only.
+    with a run only.
     """
     keys = [_keys(sample.events) for sample in samples]
     every, first = np.unique(np.concatenate(keys), return_index=True)
     together = vstack([s.events for s in samples], metadata_conflicts="silent")[first]
     results = {}
-    for sample, mine in zip(samples, keys):
-        place = np.searchsorted(every, mine)
-        for reconstructor, result in sample.results.items():
-            columns = {name: np.full(len(every), np.nan) for name in result.colnames}
-            for name, values in columns.items():
-                column = result[name]
-                values[place] = getattr(column, "value", column)
-                columns[name] = u.Quantity(values, column.unit) if column.unit else values
-            results[reconstructor] = QTable(columns)
+    for reconstructor in _reconstructors(samples, names):
+        having = [i for i, s in enumerate(samples) if reconstructor in s.results]
+        _verify_has_every_run(reconstructor, [samples[i] for i in having], samples)
+        _verify_no_event_twice(
+            vstack([samples[i].events for i in having], metadata_conflicts="silent"),
+            [file["path"] for i in having for file in samples[i].files],
+        )
+        place = np.searchsorted(every, np.concatenate([keys[i] for i in having]))
+        parts = [samples[i].results[reconstructor] for i in having]
+        results[reconstructor] = _spread(vstack(parts), place, len(every))
     selected = {
         name: np.concatenate([s.selected[name] for s in samples])[first]
         for name in samples[0].selected
     }
     known, files = set(), []
     for sample in samples:
-        particles = {particle for file in sample.files for particle in file["counts"]}
         for file in sample.files:
-            files.append({**file, "is_counted": not known & set(file["counts"])})
-        known |= particles
+            files.append({**file, "is_counted": not known & file["runs"]})
+        known |= _runs(sample)
     return Sample(together, results, selected, _joined_criteria(samples, first), files)
+
+
+def _reconstructors(samples, names):
+    """Those of all samples, in the order of the names if there are any."""
+    found = list(dict.fromkeys(r for sample in samples for r in sample.results))
+    return sorted(found, key=lambda r: names.index(r.name)) if names else found
+
+
+def _runs(sample):
+    """Particle and number of the runs that a sample has."""
+    return set().union(*(file["runs"] for file in sample.files))
+
+
+def _spread(result, place, n_events):
+    """Results in their places among more events; the others have NaN."""
+    columns = {}
+    for name in result.colnames:
+        values = np.full(n_events, np.nan)
+        values[place] = getattr(result[name], "value", result[name])
+        unit = result[name].unit
+        columns[name] = u.Quantity(values, unit) if unit else values
+    return QTable(columns)
+
+
+def _verify_has_every_run(reconstructor, having, samples):
+    """Raise if others have results of a run that one lacks."""
+    known = set().union(*map(_runs, having))
+    for sample in samples:
+        for file in sample.files:
+            if file["runs"] - known:
+                particle, obs_id = min(file["runs"] - known)
+                raise EvaluationError(
+                    f"{file['path']}: there are no results of {reconstructor} for these"
+                    f" {particle} events, obs_id {obs_id}. Apply it to them too, or name"
+                    " the reconstructors to compare with --reconstructor"
+                )
 
 
 def _keys(events):
@@ -553,6 +385,6 @@ def _verify_no_event_twice(events, paths):
         raise EvaluationError(
             f"{same.sum()} events are twice in {', '.join(map(str, paths))}, for example"
             f" {row['particle']} obs_id {row['obs_id']}, event_id {row['event_id']},"
-            f" tel_id {row['tel_id']}: give every event once; several trainings of one"
-            " reconstructor stand in one file under names with Seed1, Seed2 ..."
+            f" tel_id {row['tel_id']}: give the results of a reconstructor for an event"
+            " once; several trainings have names with Seed1, Seed2 ..."
         )

@@ -22,13 +22,14 @@ from tqdm.auto import tqdm
 
 from ..evaluation.figures import make_figures, save
 from ..evaluation.published import read_published
+from ..evaluation.reconstructors import EvaluationError
 from ..evaluation.report import render
 from ..evaluation.response import (
     ResponseNotPossible,
     make_response_tables,
     read_simulations,
 )
-from ..evaluation.sample import EvaluationError, read_sample
+from ..evaluation.sample import read_sample
 from ..evaluation.tables import Binning, make_tables, summarize
 from ..files import replaced_folder_when_whole
 from .outputs import failures_of_writing, verify_output_folder

@@ -30,7 +30,8 @@ from ..bulk import reconstruct
 from ..checkpoint import card_identity, read_card
 from ..dl1 import DL1Error, DL1File
 from ..evaluation.figures import save
-from ..evaluation.sample import EvaluationError, find_reconstructors, read_sample
+from ..evaluation.reconstructors import EvaluationError, find_reconstructors
+from ..evaluation.sample import read_sample
 from ..files import replaced_folder_when_whole, replaced_when_whole
 from ..perturbations import ImagePerturbation, PerturbedFile
 from ..quality import GammaPhysNetQualityQuery

@@ -9,8 +9,9 @@ import tables
 from ctapipe.io import TableLoader
 from running import run
 
+from ctapipe_gphysnet.evaluation.reconstructors import EvaluationError
 from ctapipe_gphysnet.evaluation.response import read_simulations
-from ctapipe_gphysnet.evaluation.sample import EvaluationError, read_sample
+from ctapipe_gphysnet.evaluation.sample import read_sample
 from ctapipe_gphysnet.evaluation.sensitivity import read_simulation
 from ctapipe_gphysnet.lstchain import DL2_PARAMETERS, RUN_CONFIG, dl2_prefix
 from ctapipe_gphysnet.tools.apply import ApplyTool
@@ -93,9 +94,9 @@ def test_own_files_of_lstchain(forest_path, copy_path, dl2_path):
     )
     chosen = read_sample([dl2_path, copy_path, forest_path], ALL, ["lstchain", "Other"])
     assert [str(r) for r in chosen.results] == [
+        "lstchain",
         "Other, seed 1",
         "Other, seed 2",
-        "lstchain",
     ]
 
 
@@ -106,8 +107,8 @@ def test_same_name_in_both_kinds(copy_path, dl2_path, tmp_path):
         attributes = file.get_node(DL2_PARAMETERS).attrs
         del attributes["CopyEnergy_model"]
         attributes["GammaPhysNetEnergy_model"] = "x"
-    with pytest.raises(EvaluationError, match="GammaPhysNet is in files of ctapipe and"):
-        read_sample([path, dl2_path], ALL)
+    with pytest.raises(EvaluationError, match="events are twice in .*same.h5"):
+        read_sample([path, dl2_path], ALL, ["GammaPhysNet"])
 
 
 def test_unknown_reconstructor(copy_path, dl2_path):

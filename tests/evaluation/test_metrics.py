@@ -5,7 +5,8 @@ from astropy.table import QTable
 from scipy.stats import mannwhitneyu, norm
 
 from ctapipe_gphysnet.evaluation import metrics
-from ctapipe_gphysnet.evaluation.sample import Reconstructor, Sample
+from ctapipe_gphysnet.evaluation.reconstructors import Reconstructor
+from ctapipe_gphysnet.evaluation.sample import Sample
 from ctapipe_gphysnet.evaluation.tables import (
     KINDS,
     Binning,

@@ -8,12 +8,12 @@ from astropy.coordinates import SkyCoord
 from ctapipe.io import TableLoader
 
 from ctapipe_gphysnet.evaluation import sample as module
-from ctapipe_gphysnet.evaluation.sample import (
+from ctapipe_gphysnet.evaluation.reconstructors import (
     EvaluationError,
     Reconstructor,
     find_reconstructors,
-    read_sample,
 )
+from ctapipe_gphysnet.evaluation.sample import read_sample
 
 pytestmark = [
     # TableLoader leaves a file open that it cannot read
@@ -166,6 +166,73 @@ def test_a_file_without_one_of_the_reconstructors(changed, dl2_path):
     with pytest.raises(EvaluationError, match=message) as error:
         read_sample([dl2_path, path], {"all": []})
     assert str(path) in str(error.value)
+
+
+GROUPS = ("energy", "geometry", "classification", "particle_type")
+
+
+def without(prefix):
+    """Function of a file: remove a reconstructor's tables."""
+
+    def change(file):
+        for group in GROUPS:
+            if f"/dl2/event/telescope/{group}" in file.root:
+                for node in file.get_node(f"/dl2/event/telescope/{group}"):
+                    if node._v_name.startswith(prefix):
+                        node._f_remove(recursive=True)
+
+    return change
+
+
+def of_run(file):
+    """Make all events those of another run."""
+    for table in file.walk_nodes("/", "Table"):
+        if "obs_id" in table.colnames:
+            table.modify_column(column=table.col("obs_id") + 1000, colname="obs_id")
+
+
+def test_results_of_one_event_in_two_files(changed, dl2_path):
+    """What is in one file, and the same parted by reconstructor, in any order."""
+    ours = changed(without("Other"), "ours.dl2.h5")
+    others = changed(without("GammaPhysNet"), "others.dl2.h5")
+    together = read_sample([dl2_path], {"low": LOW})
+    apart = read_sample([others, ours], {"low": LOW})
+    assert set(apart.results) == set(together.results)
+    keys = ["particle", "obs_id", "event_id"]
+    order = [
+        np.lexsort([np.asarray(s.events[k]) for k in keys]) for s in (together, apart)
+    ]
+    for name in ("true_energy", "intensity"):
+        np.testing.assert_array_equal(
+            together.events[name][order[0]], apart.events[name][order[1]]
+        )
+    assert together.selected["low"].sum() == apart.selected["low"].sum()
+    for reconstructor, result in together.results.items():
+        for name in ("reco_energy", "theta", "gammaness"):
+            np.testing.assert_array_equal(
+                u.Quantity(result[name][order[0]]).value,
+                u.Quantity(apart.results[reconstructor][name][order[1]]).value,
+            )
+    assert [file["is_counted"] for file in apart.files] == [True, False]
+
+
+def test_a_run_that_one_reconstructor_lacks(changed, dl2_path):
+    def other_run(file):
+        without("Other")(file)
+        of_run(file)
+
+    path = changed(other_run)
+    with pytest.raises(
+        EvaluationError, match="no results of Other, seed 1 .* obs_id"
+    ) as e:
+        read_sample([dl2_path, path], {"all": []})
+    assert str(path) in str(e.value)
+    sample = read_sample([dl2_path, path], {"all": []}, names=["GammaPhysNet"])
+    assert len(sample) == 1200
+    # seen once by each, but twice by one
+    twice = changed(without("Other"), "twice.dl2.h5")
+    with pytest.raises(EvaluationError, match="600 events are twice .*twice.dl2.h5"):
+        read_sample([dl2_path, twice], {"all": []})
 
 
 def test_the_same_events_twice(dl2_path, changed):
