@@ -25,8 +25,9 @@ from ctapipe_gphysnet.preprocessing import Preprocessing
 from ctapipe_gphysnet.resources import RESOURCES
 from ctapipe_gphysnet.tools.apply import ApplyTool
 
-# for modules of examples that tests import
-sys.path.insert(0, str(Path(__file__).parents[1] / "examples" / "lstchain"))
+# for modules outside of the package that tests import
+for folder in ("examples/lstchain", "workflow"):
+    sys.path.insert(0, str(Path(__file__).parents[1] / folder))
 
 #: Simulated events and camera tables that stay out of the repository.
 SHARED = Path(
