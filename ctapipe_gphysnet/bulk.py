@@ -234,11 +234,13 @@ class DL2Writer:
 
     def _columns(self, telescope, usable, raw):
         match = self._reconstructor.assignments[telescope.tel_id].match
+        altitude = telescope.altitude[usable]
+        self._reconstructor.warn_without_pointing(telescope.tel_id, altitude)
         return physical_columns(
             raw,
             match.angle_scale,
             self._reconstructor.subarray.positions[telescope.tel_id],
-            telescope.altitude[usable],
+            altitude,
             telescope.azimuth[usable],
         )
 

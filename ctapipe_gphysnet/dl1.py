@@ -25,6 +25,7 @@ from ctapipe.io.hdf5tableio import get_column_attrs, get_column_transforms
 from ctapipe.monitoring.interpolation import PointingInterpolator
 
 from .files import reason
+from .quality import is_calibration
 
 __all__ = ["ArrayEvents", "DL1Error", "DL1File", "Reading", "TelescopeEvents"]
 
@@ -46,7 +47,8 @@ class TelescopeEvents:
     event : ndarray of int, shape (N,)
         Which of the array events, ascending.
     has_image : ndarray of bool, shape (N,)
-        Triggered telescopes may be without data. M of them have an image.
+        Triggered telescopes may be without data, and those of calibration events are
+        left out. M of them have an image.
     image, peak_time : ndarray of float32, shape (M, P)
     parameters : astropy.table.Table, M rows
         Of the images; nothing but obs_id and event_id if they are not read.
@@ -169,7 +171,7 @@ class DL1File:
             times = _TriggerTimes(self) if self._pointing.needs_time else None
             start = 0
             while start < len(self):
-                index, triggered = self._next_events(start, readers)
+                index, triggered, calibration = self._next_events(start, readers)
                 if times:
                     times.read(index, triggered)
                 telescopes = []
@@ -178,14 +180,17 @@ class DL1File:
                     event = np.flatnonzero(triggered[:, column])
                     if len(event):
                         time = times and times.of_telescope(tel_id)
-                        telescopes.append(reader.read(index, event, time))
+                        telescopes.append(reader.read(index, event, time, calibration))
                 yield ArrayEvents(index, telescopes)
                 start += len(index)
             for reader in readers.values():
                 reader.finish()
 
     def _next_events(self, start, readers):
-        """Index and trigger pattern of as many events as fit in memory."""
+        """Index, trigger pattern and whether it is a calibration event.
+
+        Of as many events as fit in memory.
+        """
         rows = self._trigger.read(start, start + BLOCK_EVENTS)
         triggered = rows["tels_with_trigger"]
         size = sum(
@@ -194,7 +199,8 @@ class DL1File:
         )
         stop = np.searchsorted(np.cumsum(size), BLOCK_SIZE, side="right")
         stop = max(1, stop)
-        return rows[["obs_id", "event_id"]][:stop], triggered[:stop]
+        calibration = is_calibration(rows["event_type"])
+        return rows[["obs_id", "event_id"]][:stop], triggered[:stop], calibration[:stop]
 
 
 class Reading:
@@ -263,7 +269,7 @@ class _TelescopeReader:
                     f" {shape}, but the camera has {n_pixels} pixels"
                 )
 
-    def read(self, index, event, time):
+    def read(self, index, event, time, calibration):
         """The telescope's part of some array events."""
         if self._images is None:
             raise DL1Error(
@@ -271,13 +277,17 @@ class _TelescopeReader:
                 f" no table of its images in {DL1_TEL_IMAGES_GROUP}"
             )
         rows, found = self._images.read(index[event])
-        with_image = np.zeros(len(event), dtype=bool)
-        with_image[found] = True
         keys = index[event[found]]
         if self._parameters is not None:
             parameters = self._parameters.read_table(keys)
         else:
             parameters = Table({name: keys[name] for name in keys.dtype.names})
+        wanted = ~calibration[event[found]]
+        if not wanted.all():
+            rows, found = rows[wanted], found[wanted]
+            keys, parameters = keys[wanted], parameters[wanted]
+        with_image = np.zeros(len(event), dtype=bool)
+        with_image[found] = True
         altitude, azimuth = self._dl1._pointing(
             self._tel_id, keys["obs_id"], None if time is None else time[found]
         )

@@ -26,6 +26,7 @@ from .checkpoint import card_identity, read_card, read_model
 from .combination import weight_columns
 from .files import replaced_when_whole
 from .products import PREFIX, PRODUCTS, physical_columns
+from .quality import is_calibration
 from .reconstructor import GammaPhysNetReconstructor
 from .resources import find_model, model_names
 
@@ -36,6 +37,7 @@ NEEDED_COLUMNS = (
     "peak_time",
     "telescope_pointing_altitude",
     "telescope_pointing_azimuth",
+    "event_type",
 )
 # Images that are prepared for the network at once: 15 MB a thousand of LST-1.
 BLOCK = 1024
@@ -262,6 +264,7 @@ class SharedInference:
         """
         passed = self._reconstructor.quality_query.passed(table)
         usable = passed & ~np.isnan(table["image"]).all(axis=1)
+        usable &= ~is_calibration(table["event_type"])
         assignment = self._by_type[telescope]
         return usable, physical_columns(
             self._raw(assignment, table, usable),

@@ -1,13 +1,33 @@
 """Which telescope events go through the network, by the same words in every tool."""
 
 import numpy as np
+from ctapipe.containers import EventType
 from ctapipe.core import QualityQuery
 from ctapipe.core.expression_engine import ExpressionError
 from ctapipe.core.traits import List
 
 from .parameters import ParameterColumns
 
-__all__ = ["GammaPhysNetQualityQuery"]
+__all__ = ["GammaPhysNetQualityQuery", "is_calibration"]
+
+
+def is_calibration(event_type):
+    """Which events are for calibration: flat field, pedestals and the like.
+
+    No tool puts them through the network.
+
+    Parameters
+    ----------
+    event_type : int or array-like of int
+        Values of `ctapipe.containers.EventType`.
+
+    Returns
+    -------
+    is_calibration : bool or ndarray of bool
+        False where the type is not known.
+    """
+    # the data model keeps the numbers below for calibration, named or not
+    return np.asarray(event_type) < EventType.MUON.value
 
 
 class GammaPhysNetQualityQuery(QualityQuery):

@@ -6,7 +6,7 @@ imported only when a reconstructor is made.
 
 import astropy.units as u
 import numpy as np
-from ctapipe.containers import ImageParametersContainer
+from ctapipe.containers import ImageParametersContainer, PixelStatus
 from ctapipe.core import ToolConfigurationError
 from ctapipe.core.traits import CaselessStrEnum, Int, List, Unicode
 from ctapipe.reco.reconstructor import Reconstructor
@@ -14,7 +14,7 @@ from ctapipe.reco.reconstructor import Reconstructor
 from .assignment import assign_models, read_predictors, table_meta
 from .combination import WEIGHTS, ProductCombiner
 from .products import PREFIX, named_products, physical_columns
-from .quality import GammaPhysNetQualityQuery
+from .quality import GammaPhysNetQualityQuery, is_calibration
 from .resources import DEFAULT_MODEL
 
 __all__ = ["GammaPhysNetReconstructor"]
@@ -26,7 +26,8 @@ class GammaPhysNetReconstructor(Reconstructor):
     Fills, for every triggered telescope whose camera has a model and for the
     array, the products that the models have: ``GammaPhysNetEnergy``,
     ``GammaPhysNetGeometry`` and ``GammaPhysNetClassifier``. A telescope event
-    that fails the quality criteria gets NaN and ``is_valid`` false.
+    that fails the quality criteria gets NaN and ``is_valid`` false, and so does
+    a calibration event.
 
     Attributes
     ----------
@@ -102,6 +103,7 @@ class GammaPhysNetReconstructor(Reconstructor):
             subarray=subarray, atmosphere_profile=atmosphere_profile, **kwargs
         )
         self.quality_query = GammaPhysNetQualityQuery(parent=self)
+        self._without_pointing = set()  # telescopes that were warned about
         self._predictors = self._read_models()
         products = named_products(self.prefix)
         self.assignments = assign_models(self._predictors, products, subarray, self.log)
@@ -141,10 +143,13 @@ class GammaPhysNetReconstructor(Reconstructor):
         ----------
         event : ctapipe.containers.ArrayEventContainer
             With DL1 images and, if the quality criteria need them, image
-            parameters.
+            parameters. Calibration events need neither.
         """
         tel_ids = [t for t in event.trigger.tels_with_trigger if t in self.assignments]
-        rows = self._predict(event, [t for t in tel_ids if self._is_usable(event, t)])
+        usable = []
+        if not is_calibration(event.trigger.event_type.value):
+            usable = [t for t in tel_ids if self._is_usable(event, t)]
+        rows = self._predict(event, usable)
         for product in self.products:
             provided = [t for t in tel_ids if product in self.assignments[t].products]
             for tel_id in provided:
@@ -152,6 +157,22 @@ class GammaPhysNetReconstructor(Reconstructor):
                 container = self.container(product, f"{product.prefix}_tel", row)
                 event.dl2.tel[tel_id][product.slot][product.prefix] = container
             self._combine(event, product, provided)
+
+    def warn_without_pointing(self, tel_id, altitude):
+        """Say so, once for a telescope, where a direction cannot be had.
+
+        Parameters
+        ----------
+        tel_id : int
+        altitude : Quantity
+            Of the telescope's pointing, in events that go through the network.
+        """
+        if tel_id not in self._without_pointing and np.isnan(altitude).any():
+            self._without_pointing.add(tel_id)
+            self.log.warning(
+                "Events of telescope %d are without pointing, and get no direction",
+                tel_id,
+            )
 
     def container(self, product, prefix, row):
         """A row of a DL2 table, with the identity of the models.
@@ -186,7 +207,8 @@ class GammaPhysNetReconstructor(Reconstructor):
         parameters = dl1.parameters or ImageParametersContainer()
         # all criteria are evaluated in any case, for the statistics
         passed = self.quality_query(parameters=parameters).all()
-        return bool(passed) and not np.isnan(dl1.image).all()
+        missing = np.isnan(dl1.image) | _broken_pixels(event, tel_id)
+        return bool(passed) and not missing.all()
 
     def _predict(self, event, tel_ids):
         """Rows of DL2 columns by telescope and task; one batch for each model."""
@@ -197,6 +219,8 @@ class GammaPhysNetReconstructor(Reconstructor):
                 continue
             images = np.concatenate([self._prepare(event, tel_id) for tel_id in mine])
             pointings = [event.monitoring.tel[tel_id].pointing for tel_id in mine]
+            for tel_id, pointing in zip(mine, pointings):
+                self.warn_without_pointing(tel_id, pointing.altitude)
             scales = [self.assignments[tel_id].match.angle_scale for tel_id in mine]
             columns = physical_columns(
                 predictor.predict(images),
@@ -215,12 +239,11 @@ class GammaPhysNetReconstructor(Reconstructor):
     def _prepare(self, event, tel_id):
         """Network input of a telescope event, shape (1, 2, P)."""
         assignment, dl1 = self.assignments[tel_id], event.dl1.tel[tel_id]
-        broken = _broken_pixels(event, tel_id)
         return assignment.predictor.prepare(
             dl1.image[None],
             dl1.peak_time[None],
             assignment.match,
-            None if broken is None else broken[None],
+            _broken_pixels(event, tel_id)[None],
         )
 
     def _combine(self, event, product, tel_ids):
@@ -242,22 +265,35 @@ class GammaPhysNetReconstructor(Reconstructor):
 
 
 def _broken_pixels(event, tel_id):
-    """Pixels that the camera's monitoring marks as broken.
+    """Pixels of a telescope event that are known to be broken or missing.
+
+    A pixel that data volume reduction left out is not one of them: it is known to
+    have no light, and its charge is 0.
 
     Returns
     -------
-    broken : ndarray of bool, shape (P,), or None
-        None where nothing is known.
+    broken : ndarray of bool, shape (P,)
     """
-    if tel_id not in event.monitoring.tel:
-        return None
-    broken = event.monitoring.tel[tel_id].camera.coefficients.outlier_mask
-    if broken is None or np.ndim(broken) == 1:
-        return broken
+    broken = np.zeros(event.dl1.tel[tel_id].image.shape[-1], dtype=bool)
+    for level in (event.r1, event.dl0):
+        if tel_id in level.tel and level.tel[tel_id].pixel_status is not None:
+            # neither gain channel was read
+            broken |= PixelStatus.is_invalid(level.tel[tel_id].pixel_status)
+    if tel_id in event.monitoring.tel:
+        outliers = event.monitoring.tel[tel_id].camera.coefficients.outlier_mask
+        if outliers is not None:
+            broken |= _in_selected_gain(outliers, event, tel_id)
+    return broken
+
+
+def _in_selected_gain(mask, event, tel_id):
+    """Mask of pixels, shape (P,), of one that may be for each gain channel."""
+    if np.ndim(mask) == 1:
+        return mask
     gain = _selected_gain_channel(event, tel_id)
     if gain is None:
-        return np.any(broken, axis=0)
-    return broken[gain, np.arange(broken.shape[1])]
+        return np.any(mask, axis=0)
+    return mask[gain, np.arange(mask.shape[1])]
 
 
 def _selected_gain_channel(event, tel_id):

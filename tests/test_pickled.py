@@ -12,6 +12,7 @@ import numpy as np
 import pytest
 import tables
 from astropy.table import Table, vstack
+from ctapipe.containers import EventType
 from ctapipe.core import Provenance, ToolConfigurationError, run_tool
 from ctapipe.instrument import SubarrayDescription
 from ctapipe.io import TableLoader
@@ -242,6 +243,7 @@ def make_table(seed, tel_id=1, n_events=6):
             "telescope_pointing_altitude": np.full(n_events, 70) * u.deg,
             "telescope_pointing_azimuth": np.full(n_events, 10) * u.deg,
             "hillas_intensity": np.where(np.arange(n_events) == 2, 10.0, 1000.0),
+            "event_type": np.full(n_events, EventType.SUBARRAY.value),
         }
     )
 
@@ -322,6 +324,16 @@ def energy(reconstructor, table, tel_id=1):
     telescope = reconstructor.subarray.tel[tel_id]
     (result,) = reconstructor.predict_table(telescope, table).values()
     return np.asarray(result["GammaPhysNetEnergy_tel_energy"])
+
+
+def test_calibration_events_are_not_reconstructed(pickles, subarray):
+    reconstructor, table = attached(pickles[0], subarray), make_table(0)
+    plain = energy(reconstructor, table)
+    table["event_type"][[1, 3]] = EventType.FLATFIELD.value, EventType.UNKNOWN.value
+    found = energy(reconstructor, table)
+    assert np.isfinite(plain[[1, 3]]).all()
+    plain[1] = np.nan
+    np.testing.assert_array_equal(found, plain)
 
 
 def test_results_are_those_of_the_events(pickles, subarray, n_images):

@@ -14,7 +14,9 @@ import torch
 from ctapipe.containers import (
     ArrayEventContainer,
     DL1CameraContainer,
+    EventType,
     ImageParametersContainer,
+    PixelStatus,
 )
 from ctapipe.core import Provenance, ToolConfigurationError, run_tool
 from ctapipe.image import ImageProcessor
@@ -304,6 +306,52 @@ def test_event_without_telescopes(make):
     assert len(event.dl2.tel) == 0
 
 
+@pytest.mark.parametrize(
+    "kind", ["FLATFIELD", "SINGLE_PE", "SKY_PEDESTAL", "OTHER_CALIBRATION"]
+)
+def test_calibration_events_are_kept_but_not_reconstructed(make, kind):
+    reconstructor = make(criteria=[("always", "True")])
+    event = make_event([1, 2])
+    event.trigger.event_type = EventType[kind]
+    event.dl1.tel[2].image = None  # as it may be without charges
+    reconstructor(event)
+    for dl2 in (event.dl2.tel[1], event.dl2.tel[2], event.dl2.stereo):
+        assert valid(dl2) == [False] * 3
+        assert np.isnan(values(dl2)).all()
+    assert reconstructor.quality_query.to_table()["counts"].tolist() == [0, 0]
+
+
+@pytest.mark.parametrize("kind", ["MUON", "HARDWARE_STEREO", "LONG_EVENT", "UNKNOWN"])
+def test_other_types_of_events_are_reconstructed(make, kind):
+    event = make_event([1])
+    event.trigger.event_type = EventType[kind]
+    make()(event)
+    assert valid(event.dl2.tel[1]) == [True] * 3
+
+
+def test_event_without_pointing_has_no_direction(make, caplog):
+    reconstructor = make()
+    for _ in range(3):
+        event = make_event([1, 2])
+        event.monitoring.tel[2].pointing.altitude = np.nan * u.deg
+        reconstructor(event)
+    assert valid(event.dl2.tel[1]) == [True] * 3
+    is_valid = dict(zip(SLOTS, valid(event.dl2.tel[2])))
+    assert not is_valid.pop("GammaPhysNetGeometry")
+    assert all(is_valid.values())
+    (warning,) = [m for m in caplog.messages if "pointing" in m]
+    assert "of telescope 2 are without pointing" in warning
+
+
+def with_pixel_status(level, broken):
+    status = np.where(broken, 0, np.uint8(PixelStatus.LOW_GAIN_STORED | 1))
+
+    def prepare(event):
+        event[level].tel[1].pixel_status = status.astype(np.uint8)
+
+    return prepare
+
+
 def with_outlier_mask(mask, gain=None, level="dl0"):
     def prepare(event):
         event.monitoring.tel[1].camera.coefficients.outlier_mask = mask
@@ -328,6 +376,8 @@ LOW_GAIN = BROKEN.astype(int)  # selected gain channel: 1 in these pixels
         with_outlier_mask(np.array([NEVER, ~NEVER]), LOW_GAIN, "r1"),
         # no channel was selected: either counts
         with_outlier_mask(np.array([NEVER, BROKEN])),
+        with_pixel_status("r1", BROKEN),
+        with_pixel_status("dl0", BROKEN),
     ],
 )
 def test_broken_pixels_are_like_nan(make, mark):
@@ -344,6 +394,27 @@ def test_broken_pixels_are_like_nan(make, mark):
     assert np.isfinite(results[0]).all()
     np.testing.assert_array_equal(results[0], results[1])
     assert not np.array_equal(results[1], results[2])
+
+
+def test_pixel_without_light_is_not_broken(make):
+    """That data volume reduction left it out is not that it was not read."""
+    results = []
+    for status in (0, PixelStatus.HIGH_GAIN_STORED):
+        event = make_event([1])
+        event.dl1.tel[1].image[BROKEN] = 0
+        if status:
+            event.dl0.tel[1].pixel_status = np.full(1855, status, dtype=np.uint8)
+        make()(event)
+        results.append(values(event.dl2.tel[1]))
+    np.testing.assert_array_equal(*results)
+
+
+def test_all_pixels_broken(make):
+    event = make_event([1])
+    with_pixel_status("r1", ~NEVER)(event)
+    make()(event)
+    assert valid(event.dl2.tel[1]) == [False] * 3
+    assert np.isnan(values(event.dl2.tel[1])).all()
 
 
 def test_infinite_charge_is_bright(make, model_path, subarray):

@@ -177,6 +177,30 @@ def test_tables_of_an_array_are_those_of_ctapipe_process(
     np.testing.assert_array_equal(np.isfinite(uncertainty), multiplicity > 1)
 
 
+def test_calibration_events_are_those_of_ctapipe_process(
+    apply, array_path, array_models, tmp_path
+):
+    """They have rows, and nothing in them."""
+    path, output = tmp_path / "observed.dl1.h5", tmp_path / "apply.dl2.h5"
+    shutil.copy(array_path, path)
+    kinds = np.resize([0, 32, 5, 32, 255], 20)  # flat field, shower, pedestal, unknown
+    with tables.open_file(path, "a") as file:
+        file.root[TRIGGER].modify_column(colname="event_type", column=kinds)
+    assert apply([path], output, models=array_models) == 0
+    expected = process(path, array_models, tmp_path)
+    assert_same_tables(tables_of(output, "/dl2"), tables_of(expected, "/dl2"))
+    array = read_table(output, "/dl2/event/subarray/energy/GammaPhysNetEnergy")
+    valid = np.asarray(array["GammaPhysNetEnergy_is_valid"])
+    is_calibration = np.isin(kinds, [0, 5])
+    assert not valid[is_calibration].any()
+    assert np.isnan(array["GammaPhysNetEnergy_energy"][is_calibration]).all()
+    assert valid[~is_calibration].sum() > 5
+    # only some of the triggered telescopes' rows were judged at all
+    statistics = "/dl2/service/tel_event_statistics/GammaPhysNetReconstructor"
+    triggered = read_table(output, TRIGGER)["tels_with_trigger"][~is_calibration]
+    assert read_table(output, statistics)["counts"][0] == np.sum(triggered)
+
+
 def test_tables_of_real_simulations_are_those_of_ctapipe_process(
     apply, shared_path, model, tmp_path
 ):
