@@ -12,21 +12,24 @@ two_nodes.sh stop FOLDER
 
 Starts, or stops, a Slurm cluster with the nodes n1 and n2, which are this machine twice, and a
 partition "short". Each node has the cores of the machine and 40 % of its memory. FOLDER gets
-the configuration and the logs; tell the commands of Slurm:
-
-    export SLURM_CONF=FOLDER/slurm.conf
+the configuration, to which /etc/slurm/slurm.conf will be a link, and the logs.
 EOT
     exit 2
 fi
 
 mkdir -p "$2"
 folder=$(cd "$2" && pwd)
-export SLURM_CONF=$folder/slurm.conf
+configuration=/etc/slurm/slurm.conf
 
 if [[ $1 == stop ]]; then
+    [[ $configuration -ef $folder/slurm.conf ]] || {
+        echo "two_nodes.sh: error: no cluster of $folder is running" >&2
+        exit 1
+    }
     for file in "$folder"/*.pid; do
         [[ ! -e $file ]] || kill "$(cat "$file")" || true
     done
+    rm -f "$configuration"
     exit
 fi
 
@@ -36,6 +39,11 @@ for program in slurmctld slurmd munged; do
         exit 1
     }
 done
+
+[[ ! -e $configuration ]] || {
+    echo "two_nodes.sh: error: there is a cluster already: $configuration" >&2
+    exit 1
+}
 
 # who is who, as Slurm's daemons tell each other
 if ! munge -n 2> /dev/null | unmunge > /dev/null 2>&1; then
@@ -48,7 +56,8 @@ grep -qw n1 /etc/hosts || echo "127.0.0.1 n1 n2" >> /etc/hosts
 
 memory=$(awk '/MemTotal/ {print int($2 / 1024 * 0.4)}' /proc/meminfo)
 mkdir -p "$folder"/{state,spool-n1,spool-n2}
-cat > "$SLURM_CONF" <<EOT
+ln -s "$folder/slurm.conf" "$configuration"
+cat > "$configuration" <<EOT
 ClusterName=two
 SlurmctldHost=$(hostname)
 SlurmUser=root
