@@ -24,6 +24,7 @@ from ctapipe.io.hdf5dataformat import (
 from ctapipe.io.hdf5tableio import get_column_attrs, get_column_transforms
 from ctapipe.monitoring.interpolation import PointingInterpolator
 
+from .chunks import RowReader
 from .files import reason
 from .quality import is_calibration
 
@@ -318,6 +319,7 @@ class _RowsInStep:
 
     def __init__(self, dl1, table):
         self._dl1, self._table = dl1, table
+        self._rows = RowReader(table)
         self._position = 0
 
     def read(self, keys):
@@ -333,7 +335,7 @@ class _RowsInStep:
         found : ndarray of int, shape (M,)
             Which of the events, ascending.
         """
-        rows = self._table.read(self._position, self._position + len(keys))
+        rows = self._rows.read(self._position, self._position + len(keys))
         found = _match(rows, keys)
         self._position += len(found)
         return rows[: len(found)], found

@@ -14,6 +14,7 @@ import tables
 from astropy.table import Table
 from ctapipe.instrument import FocalLengthKind, SubarrayDescription
 
+from .chunks import RowReader
 from .dl1 import ArrayEvents, DL1Error, DL1File, Reading, TelescopeEvents
 from .files import close_verified
 from .merging import verify_same_model
@@ -182,6 +183,7 @@ class LstchainFile:
                 self._images = self._table(IMAGES)
                 self._parameters = self._table(DL1_PARAMETERS)
                 self._verify()
+                self._image_rows = RowReader(self._images)
                 self.subarray = SubarrayDescription.from_hdf(
                     self._file, focal_length_choice=focal_length_choice
                 )
@@ -292,7 +294,7 @@ class LstchainFile:
         """Rows of both tables, some at a time."""
         for start in range(0, len(self), max(1, size)):
             rows = self._parameters.read(start, start + size)
-            images = self._images.read(start, start + size)
+            images = self._image_rows.read(start, start + size)
             for name in KEYS:
                 different = np.flatnonzero(rows[name] != images[name])
                 if len(different):
