@@ -117,9 +117,9 @@ class Preprocessing:
 
 def _fill_from_neighbors(images, missing, lattice):
     """Set missing pixels to the mean of their neighbours that are not NaN."""
-    event, pixel = np.nonzero(missing)
-    if len(event) == 0:
+    if not missing.any():
         return
+    event, pixel = np.nonzero(missing)
     neighbor = lattice.neighbors[:, pixel]  # [kernel, missing pixel]
     value = np.where(neighbor >= 0, images[event, neighbor], np.nan)
     sound = np.isfinite(value)
