@@ -192,6 +192,12 @@ def test_point_source_is_a_ring_to_lstchain(dl1_path):
     assert runs["max_viewcone_radius"][~is_point] == 6
 
 
+def test_tables_are_compressed_as_those_of_lstchain(dl1_path, real_path):
+    with tables.open_file(dl1_path) as ours, tables.open_file(real_path) as theirs:
+        for name in (IMAGES, DL1_PARAMETERS, RUN_CONFIG):
+            assert ours.get_node(name).filters == theirs.get_node(name).filters
+
+
 def test_results_are_those_for_files_of_ctapipe(apply, dl1_path, sample_path, tmp_path):
     ours, theirs = tmp_path / "ctapipe.h5", tmp_path / "dl2_sample.h5"
     assert apply([sample_path], ours) == 0

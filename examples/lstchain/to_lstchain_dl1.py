@@ -91,7 +91,7 @@ def convert(source, output):
     """
     with TableLoader(source) as loader, tables.open_file(source) as file:
         loader.subarray.to_hdf(output, overwrite=True)
-        with tables.open_file(output, "a", filters=FILTERS) as made:
+        with tables.open_file(output, "a") as made:
             made.root._v_attrs["LSTCHAIN_VERSION"] = VERSION
             copy_tables(file, made)
             chunks = loader.read_telescope_events_chunked(
@@ -133,22 +133,23 @@ def copy_tables(file, made):
         if source in file.root:
             parent, _, name = target.rpartition("/")
             group = made.create_group(*parent.rpartition("/")[::2], createparents=True)
-            file.get_node(source)._f_copy(group, name)
+            file.get_node(source)._f_copy(group, name, filters=FILTERS)
     # lstchain takes runs together whose numbers are equal, which NaN never is
     runs = file.root[RUNS]
     rows = runs.read()
     for name in runs.colnames:
         if rows.dtype[name].kind == "f":
             np.nan_to_num(rows[name], copy=False, nan=0)
-    parent, _, name = RUN_CONFIG.rpartition("/")
-    table = made.create_table(parent, name, obj=rows, createparents=True)
-    runs.attrs._f_copy(table)
+    append(made, RUN_CONFIG, rows)
+    runs.attrs._f_copy(made.get_node(RUN_CONFIG))
 
 
 def append(made, path, rows):
     """Append rows to a table, which is made if it is not there."""
     if path not in made:
-        made.create_table(*path.rpartition("/")[::2], obj=rows, createparents=True)
+        made.create_table(
+            *path.rpartition("/")[::2], obj=rows, filters=FILTERS, createparents=True
+        )
     else:
         made.get_node(path).append(rows)
 
