@@ -1,6 +1,7 @@
 """Speed of the network, of gphysnet-apply and of training, against named peers.
 
     python benchmarks/speed.py [--output build/benchmark.ecsv] [--events 3000 30000]
+    python benchmarks/speed.py --only-files --format lstchain --events 50000
 
 All variants of a section run in turns, several rounds of each, so that a change of the
 machine's mood meets them all. Printed and stored (ECSV): the median of the rounds with
@@ -37,6 +38,7 @@ from ctapipe_gphysnet.tools.apply import ApplyTool
 SAMPLE = RESOURCES / "lst1_sample.dl1.h5"
 ROUNDS = 5
 SECONDS = 1.0  # of a round, at least
+EXAMPLES = Path(__file__).parents[1] / "examples" / "lstchain"
 
 
 def rounds(variants):
@@ -198,43 +200,77 @@ def training_step(layout, options, backend, batch, compiled=False):
     return batch, call
 
 
-def bulk(report, layout, sizes):
+def networks(report, layout):
+    """The network in inference and in training."""
+    full, shipped = NetworkOptions(), NetworkOptions(blocks=1)
+    for batch in (1, 8, 64, 256):
+        rates = rounds(variants(layout, full, batch, everything=batch == 64))
+        name = f"full network, nine blocks a stage, batch of {batch}"
+        report.add(name, rates, "images/s")
+        if batch == 1:
+            report.add("the same, time of an image", rates, "ms", lambda rate: 1e3 / rate)
+    rates = rounds(variants(layout, shipped, 64))
+    report.add("network of one block a stage, batch of 64", rates, "images/s")
+    steps = {
+        "dense grid, torch.compile": training_step(layout, full, "dense", 64, True),
+        "dense grid, torch eager": training_step(layout, full, "dense", 64),
+        "IndexedConv": training_step(layout, full, "indexedconv", 64),
+    }
+    report.add(
+        "training of the full network, float32, batch of 64", rounds(steps), "images/s"
+    )
+
+
+def bulk(report, layout, kind, sizes):
     """gphysnet-apply on files of several sizes, and the network alone."""
     with tempfile.TemporaryDirectory() as folder:
         folder = Path(folder)
+        sample = sample_file(kind, folder)
         network = GammaPhysNet(layout.lattice, NetworkOptions()).eval()
         full = folder / "full.safetensors"
         write_model(full, Model(network, layout, Preprocessing(), {"name": "full"}))
-        for name, model in (("the full network", full), ("the shipped model", None)):
-            bulk_of_model(report, name, model or find_model(DEFAULT_MODEL), sizes, folder)
+        for number in sizes:
+            source = folder / f"dl1_{number}.h5"
+            size = repeat_events(sample, source, number)
+            what = f"{number} events of {kind}, {size / 1e9:.2f} GB"
+            models = {"the full network": full, "the shipped model": DEFAULT_MODEL}
+            for name, model in models.items():
+                bulk_of_model(
+                    report, f"{name}, {what}", find_model(model), source, number
+                )
+            source.unlink()
 
 
-def bulk_of_model(report, name, model, sizes, folder):
-    """Rates and peak memory of gphysnet-apply with a model."""
+def sample_file(kind, folder):
+    """The sample as a file of ctapipe or of lstchain."""
+    if kind == "ctapipe":
+        return SAMPLE
+    path = folder / "sample.h5"
+    command = [sys.executable, EXAMPLES / "to_lstchain_dl1.py", SAMPLE, path]
+    subprocess.run(command, check=True, capture_output=True)
+    return path
+
+
+def bulk_of_model(report, name, model, source, number):
+    """Rates of gphysnet-apply with a model and of its network, and peak memory."""
     fast = Predictor.from_file(model, device="cpu")
     images = np.random.default_rng(0).normal(size=(256, 2, 1855)).astype(np.float32)
-    rates = rounds({"the network alone": (256, lambda: fast.predict(images))})
-    memory = {}
-    for number in sizes:
-        source = folder / f"{number}.dl1.h5"
-        size = repeat_events(SAMPLE, source, number)
-        variant = f"gphysnet-apply, {number} events, {size / 1e9:.2f} GB"
-        rates[variant], memory[variant] = measure_apply(source, model, number)
-        source.unlink()
-    report.add(f"bulk, {name}", rates, "events/s")
-    report.add(f"bulk, {name}, peak memory", memory, "GB")
-
-
-def measure_apply(source, model, number):
-    """Run gphysnet-apply in a process of its own; events/s and GB of every round."""
-    rates, memory = [], []
+    alone, apply, memory = [], [], []
     for _ in range(3):
-        command = [sys.executable, __file__, "--apply", source, model]
-        output = subprocess.run(command, check=True, capture_output=True, text=True)
-        seconds, peak = map(float, output.stdout.split()[-2:])
-        rates.append(number / seconds)
+        alone += rounds({"": (256, lambda: fast.predict(images))})[""]
+        seconds, peak = measure_apply(source, model)
+        apply.append(number / seconds)
         memory.append(peak)
-    return rates, memory
+    alone += rounds({"": (256, lambda: fast.predict(images))})[""]
+    report.add(name, {"the network alone": alone, "gphysnet-apply": apply}, "events/s")
+    report.add(f"{name}, peak memory", {"gphysnet-apply": memory}, "GB")
+
+
+def measure_apply(source, model):
+    """Run gphysnet-apply in a process of its own; its seconds, and GB."""
+    command = [sys.executable, __file__, "--apply", source, model]
+    output = subprocess.run(command, check=True, capture_output=True, text=True)
+    return map(float, output.stdout.split()[-2:])
 
 
 def apply_and_tell(source, model):
@@ -268,6 +304,16 @@ def main():
         default=[3000, 30000],
         help="sizes of the files for gphysnet-apply; none: leave this part out",
     )
+    parser.add_argument(
+        "--format",
+        choices=["ctapipe", "lstchain"],
+        nargs="+",
+        default=["ctapipe"],
+        help="whose files these are",
+    )
+    parser.add_argument(
+        "--only-files", action="store_true", help="leave the other parts out"
+    )
     parser.add_argument("--apply", nargs=2, help=argparse.SUPPRESS)
     options = parser.parse_args()
     if options.apply:
@@ -275,25 +321,10 @@ def main():
         return
 
     layout, report = camera(), Report()
-    full, shipped = NetworkOptions(), NetworkOptions(blocks=1)
-    for batch in (1, 8, 64, 256):
-        rates = rounds(variants(layout, full, batch, everything=batch == 64))
-        name = f"full network, nine blocks a stage, batch of {batch}"
-        report.add(name, rates, "images/s")
-        if batch == 1:
-            report.add("the same, time of an image", rates, "ms", lambda rate: 1e3 / rate)
-    rates = rounds(variants(layout, shipped, 64))
-    report.add("network of one block a stage, batch of 64", rates, "images/s")
-    steps = {
-        "dense grid, torch.compile": training_step(layout, full, "dense", 64, True),
-        "dense grid, torch eager": training_step(layout, full, "dense", 64),
-        "IndexedConv": training_step(layout, full, "indexedconv", 64),
-    }
-    report.add(
-        "training of the full network, float32, batch of 64", rounds(steps), "images/s"
-    )
-    if options.events:
-        bulk(report, layout, options.events)
+    if not options.only_files:
+        networks(report, layout)
+    for kind in options.format:
+        bulk(report, layout, kind, options.events)
     report.write(options.output)
     print(f"\nstored in {options.output}")
 
