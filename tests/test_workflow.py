@@ -37,13 +37,13 @@ def folder(tmp_path):
 MODELS = {
     "Net": {"train": {"blocks": 1, "compile": True}, "seeds": [1, 2]},
     "Other": {"file": "lst1-mono-zenith20"},
-    "Two": {"train": {"nodes": 2, "devices": 4}},
+    "Two": {"train": {"nodes": 2, "config": "train.yaml"}},
     "HillasRF": {"forests": "ctapipe"},
 }
 
 
 def test_plan(folder):
-    plan = read_plan({"runs": "runs.csv", "models": MODELS, "gpus": 1}, folder)
+    plan = read_plan({"runs": "runs.csv", "models": MODELS, "gpus": 4}, folder)
     file = str(folder / "x.dl1.h5")
     assert plan.dl1("train") == ["dl1/a.dl1.h5", file]
     assert plan.dl1("train", "proton") == plan.dl1("regression") == [file]
@@ -64,8 +64,9 @@ def test_plan(folder):
         "--TrainTool.model_name=NetSeed2 --blocks=1 --compile --seed=2"
     )
     assert plan.models["Two"].processes == 8
+    assert plan.models["Two"].options["config"] == str(folder / "train.yaml")
     assert plan.merged("observed")[0] == "merged/NetSeed1/Crab.dl2.h5"
-    assert plan.settings == {"gpus": 1}
+    assert plan.settings == {"gpus": 4}
 
 
 @pytest.mark.parametrize(

@@ -182,7 +182,7 @@ def read_plan(config, folder):
     runs = _read_runs(path)
     models = {}
     for name, entry in config["models"].items():
-        for model in _models(name, entry, folder):
+        for model in _models(name, entry, folder, config.get("gpus") or 0):
             models[model.name] = model
     _verify_parts(runs, models, path)
     if any(m.kind == "lstchain" for m in models.values()) and not config.get("lstchain"):
@@ -236,7 +236,7 @@ def _run(path, row):
     return Run(row["run"], row["use"], row["sample"], source)
 
 
-def _models(name, entry, folder):
+def _models(name, entry, folder, gpus):
     """Models of an entry; of several seeds, one each."""
     entry = entry or {}
     kinds = [kind for kind in KINDS if kind in entry]
@@ -257,19 +257,17 @@ def _models(name, entry, folder):
         place = Path(folder, entry["file"])
         file = str(place.resolve()) if place.is_file() else str(entry["file"])
         return [Model(name, "file", file=file)]
-    options = _training_options(dict(entry["train"] or {}), folder)
+    options = dict(entry["train"] or {})
+    if "config" in options:
+        options["config"] = str(Path(folder, options["config"]).resolve())
+    if options.get("nodes", 1) > 1:
+        options.setdefault("devices", gpus or 1)
     if "seeds" not in entry:
         return [Model(name, "train", options)]
     return [
         Model(f"{name}Seed{seed}", "train", {**options, "seed": seed})
         for seed in entry["seeds"]
     ]
-
-
-def _training_options(options, folder):
-    if "config" in options:
-        options["config"] = str(Path(folder, options["config"]).resolve())
-    return options
 
 
 def _verify_parts(runs, models, path):
