@@ -524,7 +524,7 @@ def test_no_permission(refused, short, monkeypatch):
 
 
 def test_nothing_to_do(refused, sample_path, apply, tmp_path):
-    assert "give DL1 files with --input" in refused([])
+    assert "give files with --input" in refused([])
     assert run(ApplyTool(), f"--input={sample_path}", cwd=tmp_path) == 2
 
 
