@@ -36,6 +36,7 @@ RUN = 10000
 START = Time("2023-05-16T22:00:00", scale="utc")
 N_PIXELS, N_MODULES, N_SAMPLES = 1855, 265, 40
 MISSING = np.arange(700, 707)  # pixels of a module that the camera is without
+UNUSABLE = np.array([3, 250, 900])  # pixels that the calibration file says are so
 PRESENT = np.setdiff1d(np.arange(N_PIXELS), MISSING)
 GAINS, BASELINE = (86, 5), 400  # ADC counts a photo-electron, and without light
 SCALE = 80  # of waveforms that are stored in photo-electrons
@@ -300,7 +301,7 @@ def write_run_summary(path):
 
 
 def write_calibration(drs4_pedestal, time_calibration, calibration):
-    """Write calibration files, of pixels that are all alike.
+    """Write calibration files, of pixels that are all alike, but for unusable ones.
 
     Parameters
     ----------
@@ -320,7 +321,7 @@ def write_calibration(drs4_pedestal, time_calibration, calibration):
             dc_to_pe=1 / np.repeat([GAINS], N_PIXELS, axis=0).T,
             pedestal_per_sample=np.zeros(pixels),
             time_correction=np.zeros(pixels) * u.ns,
-            unusable_pixels=np.zeros(pixels, dtype=bool),
+            unusable_pixels=np.array([np.isin(np.arange(N_PIXELS), UNUSABLE)] * 2),
         ),
         "flatfield": FlatFieldContainer(),
         "pedestal": PedestalContainer(),

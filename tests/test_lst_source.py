@@ -8,14 +8,18 @@ import pytest
 import tables
 import yaml
 from astropy.coordinates import AltAz, SkyCoord
-from ctapipe.containers import EventType
+from astropy.io.fits import BinTableHDU, HDUList, PrimaryHDU
+from astropy.table import Table
+from ctapipe.containers import ArrayEventContainer, EventType
 from ctapipe.coordinates import TelescopeFrame
+from ctapipe.core import ToolConfigurationError
 from ctapipe.instrument import SubarrayDescription
-from ctapipe.io import EventSource, read_table
+from ctapipe.io import EventSource, MonitoringType, read_table, write_table
 from ctapipe.tools.process import ProcessorTool
 from running import run
 
 from ctapipe_gphysnet.inference import Predictor
+from ctapipe_gphysnet.lst_monitoring import LSTUnusablePixels
 from ctapipe_gphysnet.products import PRODUCTS
 from ctapipe_gphysnet.tasks import TASKS
 
@@ -40,16 +44,20 @@ def events(sample_path):
         dl1 = [event.dl1.tel[1] for event in source]
     dl1 = [d for d in dl1 if d.parameters.hillas.intensity > 300][::40][:8]
     events = [
-        lst_run.RawEvent(i + 1, SPACING * i, d.image, d.peak_time)
+        lst_run.RawEvent(i + 1, SPACING * i, d.image.copy(), d.peak_time)
         for i, d in enumerate(dl1)
     ]
+    for event in events:
+        event.charge[lst_run.UNUSABLE] = 300
     flat_field, pedestal = events[FLAT_FIELD], events[PEDESTAL]
     flat_field.event_type = EventType.FLATFIELD
     flat_field.charge, flat_field.peak_time = np.full(1855, 70.0), np.full(1855, 20.0)
     # only its type can tell that this one is no shower
     pedestal.event_type = EventType.SKY_PEDESTAL
     brightest = np.argsort(events[BROKEN].charge)[-15:]
-    events[BROKEN].broken = np.setdiff1d(brightest, lst_run.MISSING)
+    events[BROKEN].broken = np.setdiff1d(
+        brightest, np.union1d(lst_run.MISSING, lst_run.UNUSABLE)
+    )
     faint = np.flatnonzero(events[REDUCED].charge < 2)
     events[REDUCED].left_out = np.setdiff1d(faint, lst_run.MISSING)
     return events
@@ -79,6 +87,8 @@ def configuration(folder, calibrated):
     for name in [name for name in corrections if name.endswith("_path")]:
         if calibrated:
             del corrections[name]
+    if calibrated:
+        del options["ProcessorTool"], options["LSTUnusablePixels"]
     path = folder / "configuration.yaml"
     path.write_text(yaml.safe_dump(options))
     return path
@@ -89,9 +99,15 @@ def configuration(folder, calibrated):
     params=[("R1v1", False), ("ProtoR1", False), ("R1v1", True)],
     ids=["raw", "raw of old", "calibrated"],
 )
-def output(request, events, night, random_model):
+def kind(request):
+    """Format of the raw data, and whether they are calibrated."""
+    return request.param
+
+
+@pytest.fixture(scope="module")
+def output(kind, events, night, random_model):
     """What ctapipe-process makes of the raw data."""
-    protocol, calibrated = request.param
+    protocol, calibrated = kind
     for event in (events[FLAT_FIELD], events[PEDESTAL]):
         event.both_gains = not calibrated
     lst_run.write_run(night / RAW, events, protocol, calibrated)
@@ -146,14 +162,21 @@ def test_no_event_is_lost(output, events, template):
 
 
 @pytest.mark.filterwarnings("ignore::ctapipe.coordinates.MissingFrameAttributeWarning")
-def test_results_are_those_of_the_network_at_the_pointing(output, events, random_model):
-    """Broken pixels are left out, and the direction is astropy's."""
+def test_results_are_those_of_the_network_at_the_pointing(
+    output, kind, events, random_model
+):
+    """Broken and unusable pixels are left out, and the direction is astropy's."""
     images = read_table(output, "/dl1/event/telescope/images/tel_001")
     predictor = Predictor.from_file(random_model("small"), device="cpu")
     match = predictor.match(SubarrayDescription.from_hdf(output).tel[1])
     broken = ~np.array([sound_pixels(event) for event in events])
     # in DL1 they look like pixels without light
     assert (np.asarray(images["image"])[broken] == 0).all()
+    _, calibrated = kind
+    unusable = np.asarray(images["image"])[~is_calibration(events)][:, lst_run.UNUSABLE]
+    assert np.median(unusable) > 200 if calibrated else np.median(unusable) < 20
+    if not calibrated:  # a calibration file has told of them
+        broken[:, lst_run.UNUSABLE] = True
     raw, naive = (
         predictor.predict(
             predictor.prepare(images["image"], images["peak_time"], match, mask)
@@ -190,3 +213,48 @@ def test_there_is_no_truth(output):
     with tables.open_file(output) as file:
         assert "/simulation" not in file
         assert not [n for n in file.walk_nodes() if "true_" in n._v_pathname]
+
+
+def unusable_pixels(sample_path, path):
+    subarray = SubarrayDescription.from_hdf(sample_path)
+    return LSTUnusablePixels(subarray=subarray, calibration_path=path)
+
+
+def test_unusable_pixels(night, sample_path, tmp_path):
+    """Of HDF5 and of FITS files."""
+    options = yaml.safe_load(EXAMPLE.read_text())["LSTUnusablePixels"]
+    path = night / options["calibration_path"]
+    fits = tmp_path / "calibration.fits.gz"
+    mask = read_table(path, "/tel_1/calibration")["unusable_pixels"]
+    hdu = BinTableHDU(Table({"unusable_pixels": mask}), name="calibration")
+    HDUList([PrimaryHDU(), hdu]).writeto(fits)
+    for name in (path, fits):
+        source = unusable_pixels(sample_path, name)
+        kind = MonitoringType.CAMERA_COEFFICIENTS
+        found = source.get_values(kind, time=None, tel_id=1)["outlier_mask"]
+        assert found.shape == (2, 1855)
+        for channel in found:
+            assert np.flatnonzero(channel).tolist() == lst_run.UNUSABLE.tolist()
+        with pytest.raises(KeyError, match="telescope 2"):
+            source.get_table(kind, tel_id=2)
+        event = ArrayEventContainer()
+        event.trigger.tels_with_trigger = [1]
+        source.fill_monitoring_container(event)
+        coefficients = event.monitoring.tel[1].camera.coefficients
+        np.testing.assert_array_equal(coefficients.outlier_mask, found)
+
+
+def test_files_without_unusable_pixels(sample_path, tmp_path):
+    path = tmp_path / "text.h5"
+    path.write_text("no HDF5")
+    with pytest.raises(ToolConfigurationError, match=r"text.h5: no unusable_pixels"):
+        unusable_pixels(sample_path, path)
+    with pytest.raises(ToolConfigurationError, match="sample.*no unusable_pixels"):
+        unusable_pixels(sample_path, sample_path)
+    path = tmp_path / "short.h5"
+    table = Table({"unusable_pixels": np.zeros((1, 2, 7), dtype=bool)})
+    write_table(table, path, "/tel_1/calibration")
+    with pytest.raises(ToolConfigurationError, match=r"short.h5.*\(2, 7\).*1855 pixels"):
+        unusable_pixels(sample_path, path)
+    with pytest.raises(ToolConfigurationError, match="calibration_path is not set"):
+        unusable_pixels(sample_path, None)
