@@ -390,7 +390,7 @@ class LstchainMerger:
     def __init__(self, path, leave_out=()):
         self._leave_out = leave_out
         self._first = None
-        self.file = tables.open_file(path, "w", filters=FILTERS)
+        self._file = tables.open_file(path, "w", filters=FILTERS)
 
     def __enter__(self):
         return self
@@ -400,13 +400,13 @@ class LstchainMerger:
 
     def close(self):
         """Close the file."""
-        self.file.close()
+        self._file.close()
 
     def finish(self):
         """Close the file, which is whole."""
-        close_verified(self.file)
+        close_verified(self._file)
 
-    def append(self, path):
+    def copy(self, path):
         """Append the tables of a file; what is no table is that of the first file.
 
         Parameters
@@ -424,12 +424,12 @@ class LstchainMerger:
         with Reading(path, "lstchain"), tables.open_file(path) as source:
             if self._first is None:
                 self._first = path
-                source.root._v_attrs._f_copy(self.file.root)
+                source.root._v_attrs._f_copy(self._file.root)
             for node in source.walk_nodes(classname="Leaf"):
                 name = node._v_pathname
                 if name in self._leave_out:
                     continue
-                if name not in self.file:
+                if name not in self._file:
                     node._f_copy(self._group(node._v_parent), filters=FILTERS)
                 elif name == RUN_CONFIG:
                     self._append_run(node, path)
@@ -441,16 +441,16 @@ class LstchainMerger:
     def _group(self, group):
         """Group of the output for one of an input, with its attributes."""
         path = group._v_pathname
-        if path not in self.file:
-            made = self.file.create_group(
+        if path not in self._file:
+            made = self._file.create_group(
                 *path.rpartition("/")[::2], title=group._v_title, createparents=True
             )
             group._v_attrs._f_copy(made)
-        return self.file.get_node(path)
+        return self._file.get_node(path)
 
     def _append_rows(self, table, path):
         """Append the rows of a table, which must have the same columns."""
-        known = self.file.get_node(table._v_pathname)
+        known = self._file.get_node(table._v_pathname)
         if known.dtype != table.dtype:
             raise DL1Error(
                 f"{path}: {table._v_pathname} has other columns than that of"
@@ -463,7 +463,7 @@ class LstchainMerger:
 
     def _append_run(self, table, path):
         """Append the configuration of a simulation, which has to be a known one."""
-        known = self.file.get_node(RUN_CONFIG)
+        known = self._file.get_node(RUN_CONFIG)
         for row in table.read():
             different = min((_differences(row, other) for other in known.read()), key=len)
             if different:
@@ -487,7 +487,7 @@ def _differences(run, other):
     ]
 
 
-class LstchainDL2Writer:
+class LstchainDL2Writer(LstchainMerger):
     """Writes a DL2 file of lstchain.
 
     Events that were reconstructed are in the table of lstchain, in their order. Its tools
@@ -512,31 +512,16 @@ class LstchainDL2Writer:
     def __init__(self, path, reconstructor, inputs):
         self._reconstructor = reconstructor
         self._last = None  # number of the run and time of the last row
-        self._merger = LstchainMerger(path, leave_out=(IMAGES, DL1_PARAMETERS))
-        self._file = self._merger.file
+        super().__init__(path, leave_out=(IMAGES, DL1_PARAMETERS))
         try:
             for source in inputs:
-                self._merger.append(source)
-                self._verify_columns(source, inputs[0])
+                self.copy(source)
+                self._prepare_columns(source)
         except BaseException:
             self.close()
             raise
 
-    def __enter__(self):
-        return self
-
-    def __exit__(self, *exception):
-        self.close()
-
-    def close(self):
-        """Close the file."""
-        self._merger.close()
-
-    def finish(self):
-        """Close the file after the last block."""
-        self._merger.finish()
-
-    def _verify_columns(self, path, first):
+    def _prepare_columns(self, path):
         """Make the tables of events for the first input; others must have its columns."""
         with Reading(path, "lstchain"), tables.open_file(path) as file:
             parameters = file.get_node(DL1_PARAMETERS)
@@ -544,8 +529,8 @@ class LstchainDL2Writer:
                 self._create(parameters)
             elif self._dl1_dtype != parameters.dtype:
                 raise DL1Error(
-                    f"{path}: its parameters have other columns than those of {first};"
-                    " apply to each file on its own"
+                    f"{path}: its parameters have other columns than those of"
+                    f" {self._first}; apply to each file on its own"
                 )
 
     def _create(self, parameters):

@@ -8,7 +8,7 @@ from ctapipe.io.hdf5dataformat import DL1_TEL_IMAGES_GROUP
 from ctapipe.io.hdf5merger import CannotMerge
 from ctapipe.utils.arrays import recarray_drop_columns
 
-from .files import close_verified
+from .files import close_verified, reason
 
 __all__ = ["BlockMerger", "DL1Merger", "verify_same_model"]
 
@@ -34,6 +34,13 @@ class BlockMerger(HDF5Merger):
 
     def __init__(self, output_path, parent):
         super().__init__(output_path, parent=parent, overwrite=True, append=False)
+
+    def __call__(self, path):
+        """Copy a file; an OSError names it if that fails."""
+        try:
+            super().__call__(path)
+        except (tables.HDF5ExtError, tables.NodeError) as error:
+            raise OSError(f"copying {path} failed: {reason(error)}") from error
 
     def finish(self):
         """Write into the header what has made the file, and close it."""

@@ -23,7 +23,7 @@ from ctapipe_gphysnet.lst_monitoring import LSTUnusablePixels
 from ctapipe_gphysnet.products import PRODUCTS
 from ctapipe_gphysnet.tasks import TASKS
 
-pytest.importorskip("ctapipe_io_lst", reason="the extra test is not installed")
+pytest.importorskip("ctapipe_io_lst", reason="part of the extra test")
 
 import lst_run  # noqa: E402
 

@@ -64,6 +64,8 @@ def test_plan(folder):
         "--TrainTool.model_name=NetSeed2 --blocks=1 --compile --seed=2"
     )
     assert plan.models["Two"].processes == 8
+    assert plan.models["Two"].launch == "srun --nodes=2 --ntasks-per-node=4"
+    assert plan.models["NetSeed1"].launch == ""
     assert plan.models["Two"].options["config"] == str(folder / "train.yaml")
     assert plan.merged("observed")[0] == "merged/NetSeed1/Crab.dl2.h5"
     assert plan.settings == {"gpus": 4}

@@ -103,6 +103,13 @@ class Model:
         return int(self.options.get("devices", 1))
 
     @property
+    def launch(self):
+        """Command that starts the processes on several machines; nothing for one."""
+        if self.nodes == 1:
+            return ""
+        return f"srun --nodes={self.nodes} --ntasks-per-node={self.devices}"
+
+    @property
     def processes(self):
         """All that train together."""
         return self.nodes * self.devices

@@ -12,7 +12,8 @@ two_nodes.sh stop FOLDER
 
 Starts, or stops, a Slurm cluster with the nodes n1 and n2, which are this machine twice, and a
 partition "short". Each node has the cores of the machine and 40 % of its memory. FOLDER gets
-the configuration, to which /etc/slurm/slurm.conf will be a link, and the logs.
+the configuration, to which /etc/slurm/slurm.conf will be a link, and the logs; /etc/hosts gets
+the names n1 and n2, which stay there.
 EOT
     exit 2
 fi

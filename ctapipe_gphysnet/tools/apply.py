@@ -2,7 +2,6 @@
 
 from functools import partial
 
-import tables
 from ctapipe.core import Provenance, Tool, ToolConfigurationError
 from ctapipe.core.expression_engine import ExpressionError
 from ctapipe.core.traits import Bool, CaselessStrEnum, List, UseEnum, flag
@@ -16,7 +15,7 @@ from tqdm.auto import tqdm
 
 from ..bulk import DL2Writer, reconstruct
 from ..dl1 import DL1Error
-from ..files import reason, replaced_when_whole
+from ..files import replaced_when_whole
 from ..lstchain import LstchainDL2Writer, open_dl1
 from ..merging import DL1Merger
 from ..products import PRODUCTS, named_products
@@ -173,10 +172,7 @@ class ApplyTool(Tool):
         with DL1Merger(aside, products, statistics, parent=self) as merger:
             for path in self.inputs:
                 self.log.info("Copying %s", path)
-                try:
-                    merger(path)
-                except (tables.HDF5ExtError, tables.NodeError) as error:
-                    raise OSError(f"copying {path} failed: {reason(error)}") from error
+                merger(path)
             merger.finish()
             telescope_wise = merger.telescope_events and merger.dl2_telescope
             return telescope_wise, merger.dl2_subarray

@@ -1,8 +1,7 @@
 """gphysnet-merge: put files of runs together."""
 
-import tables
 from ctapipe.core import Provenance, Tool, ToolConfigurationError
-from ctapipe.core.traits import Bool, List
+from ctapipe.core.traits import Bool, List, flag
 from ctapipe.core.traits import Path as PathTrait
 from ctapipe.io import HDF5Merger
 from ctapipe.io.hdf5merger import CannotMerge
@@ -10,7 +9,7 @@ from ctapipe.tools.merge import MergeTool as StockMergeTool
 from tqdm.auto import tqdm
 
 from ..dl1 import DL1Error
-from ..files import reason, replaced_when_whole
+from ..files import replaced_when_whole
 from ..lstchain import LstchainMerger
 from ..merging import BlockMerger
 from .outputs import common_format, failures_of_writing, verify_inputs_and_output
@@ -60,9 +59,10 @@ class MergeTool(Tool):
     }
     flags = {
         "overwrite": ({"MergeTool": {"overwrite": True}}, "Overwrite the output file"),
-        "progress": ({"MergeTool": {"progress_bar": True}}, "Show a progress bar"),
-        "no-progress": (
-            {"MergeTool": {"progress_bar": False}},
+        **flag(
+            "progress",
+            "MergeTool.progress_bar",
+            "Show a progress bar",
             "Do not show a progress bar",
         ),
         **MERGER_FLAGS,
@@ -87,16 +87,13 @@ class MergeTool(Tool):
     def _merge(self, inputs, path):
         with BlockMerger(path, parent=self) as merger:
             for source in inputs:
-                try:
-                    merger(source)
-                except (tables.HDF5ExtError, tables.NodeError) as error:
-                    raise OSError(f"copying {source} failed: {reason(error)}") from error
+                merger(source)
             merger.finish()
 
     def _merge_lstchain(self, inputs, path):
         with LstchainMerger(path) as merger:
             for source in inputs:
-                merger.append(source)
+                merger.copy(source)
                 Provenance().add_input_file(source, role="DL1/DL2 of lstchain")
             merger.finish()
 
