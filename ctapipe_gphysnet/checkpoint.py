@@ -114,7 +114,7 @@ def read_model(path, backend="dense"):
     Parameters
     ----------
     path : path-like
-    backend : {"dense", "indexedconv"}
+    backend : {"dense", "indexedconv", "pixels"}
         Implementation of the convolutions.
 
     Returns

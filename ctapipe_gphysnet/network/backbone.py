@@ -21,6 +21,14 @@ class _Activation(nn.Sequential):
         super().__init__(LatticeBatchNorm(layout, channels), nn.ReLU())
 
 
+class _ActivatedConv(nn.Sequential):
+    """An activation and the convolution that applies it."""
+
+    def forward(self, maps):
+        activation, conv = self
+        return conv(maps, activation)
+
+
 class ResidualBlock(nn.Module):
     """Two activated convolutions beside a shortcut.
 
@@ -43,23 +51,22 @@ class ResidualBlock(nn.Module):
     ):
         super().__init__()
         out_layout = coarse_layout or layout
-        self.activation1 = (
-            _Activation(layout, in_channels) if activate_input else nn.Identity()
-        )
+        self.activation1 = _Activation(layout, in_channels) if activate_input else None
         self.conv1 = lattice_conv(layout, in_channels, out_channels, coarse_layout)
         self.activation2 = _Activation(out_layout, out_channels)
         self.conv2 = lattice_conv(out_layout, out_channels, out_channels)
         if coarse_layout is None and in_channels == out_channels:
-            self.shortcut = nn.Identity()
+            self.shortcut = None
         else:
-            self.shortcut = nn.Sequential(
+            self.shortcut = _ActivatedConv(
                 _Activation(layout, in_channels),
                 lattice_conv(layout, in_channels, out_channels, coarse_layout),
             )
 
     def forward(self, maps):
-        branch = self.conv1(self.activation1(maps))
-        return self.conv2(self.activation2(branch)) + self.shortcut(maps)
+        branch = self.conv1(maps, self.activation1)
+        shortcut = maps if self.shortcut is None else self.shortcut(maps)
+        return self.conv2(branch, self.activation2, shortcut)
 
 
 class ResidualBackbone(nn.Module):
@@ -79,7 +86,7 @@ class ResidualBackbone(nn.Module):
         "none", or a key of ``ATTENTIONS``: the module after every stage.
     ratio : int
         Reduction ratio of the attention's bottleneck.
-    backend : {"dense", "indexedconv"}
+    backend : {"dense", "indexedconv", "pixels"}
         Implementation of the convolutions.
     """
 

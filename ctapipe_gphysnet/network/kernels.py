@@ -27,12 +27,23 @@ __all__ = [
     "CONVOLVE",
     "GATE",
     "LANES",
+    "N_PATCH",
+    "N_POINTS",
     "OPERATION",
     "PATCH",
     "POINTS",
     "TILE",
     "WINOGRAD",
+    "Vectors",
+    "convolve",
+    "int64",
+    "operation",
+    "pointers",
     "run",
+    "tiles",
+    "transform_patch",
+    "winograd",
+    "working_memory",
 ]
 
 TILE = 6  # pixels; with LANES channels they fill the sixteen registers of AVX2
@@ -83,6 +94,26 @@ OPERATION = np.dtype(
 )
 
 
+def operation(**fields):
+    """An entry of a program, -1 where nothing is given."""
+    return tuple(fields.get(name, -1) for name in OPERATION.names)
+
+
+def tiles(neighbors):
+    """Neighbours (K, P) as an operation reads them, [tile][tap][pixel of the tile]."""
+    taps, pixels = neighbors.shape
+    filled = np.pad(neighbors, ((0, 0), (0, -pixels % TILE)), constant_values=-1)
+    return filled.reshape(taps, -1, TILE).transpose(1, 0, 2).ravel()
+
+
+def working_memory(size, dtype):
+    """Zeros that begin with a cache line, so that no row of LANES floats crosses one."""
+    line = 64
+    raw = np.zeros(size * dtype.itemsize + line, np.uint8)
+    start = -raw.ctypes.data % line
+    return raw[start : start + size * dtype.itemsize].view(dtype)
+
+
 @intrinsic
 def _convolve_tile(
     typing, memory, constants, index, neighbors, source, channels, taps, weight, bias,
@@ -95,28 +126,30 @@ def _convolve_tile(
     )  # fmt: skip
 
     def generate(context, builder, signature, arguments):
-        memory, constants, index = _pointers(context, builder, signature, arguments, 3)
+        memory, constants, index = pointers(
+            context, builder, signature, arguments, range(3)
+        )
         (
             neighbors, source, channels, taps, weight, bias,
             target, width, shortcut, relu, norm, activated,
         ) = arguments[3:]  # fmt: skip
-        vectors = _Vectors(builder, memory.type.pointee)
+        vectors = Vectors(builder, memory.type.pointee)
         start = vectors.load(constants, bias)
         sums = [cgutils.alloca_once_value(builder, start) for _ in range(TILE)]
         with cgutils.for_range(builder, taps) as tap:
-            first = builder.add(neighbors, builder.mul(tap.index, _int(TILE)))
+            first = builder.add(neighbors, builder.mul(tap.index, int64(TILE)))
             rows = []
             for row in range(TILE):
-                pixel = builder.gep(index, [builder.add(first, _int(row))])
+                pixel = builder.gep(index, [builder.add(first, int64(row))])
                 pixel = builder.sext(builder.load(pixel), tap.index.type)
                 place = builder.add(source, builder.mul(pixel, channels))
                 rows.append(builder.gep(memory, [place]))
-            panel = builder.mul(builder.mul(tap.index, channels), _int(LANES))
+            panel = builder.mul(builder.mul(tap.index, channels), int64(LANES))
             panel = builder.gep(constants, [builder.add(weight, panel)])
             vectors.accumulate(sums, rows, panel, channels)
         finish = _Finish(vectors, memory, constants, relu, norm, width)
         for row, total in enumerate(sums):
-            offset = builder.mul(width, _int(row))
+            offset = builder.mul(width, int64(row))
             finish(builder.load(total), offset, target, shortcut, activated)
         return context.get_dummy_value()
 
@@ -129,17 +162,17 @@ def _multiply_tile(typing, memory, constants, source, channels, weight, target, 
     signature = types.void(memory, constants, source, channels, weight, target, width)
 
     def generate(context, builder, signature, arguments):
-        memory, constants = _pointers(context, builder, signature, arguments, 2)
+        memory, constants = pointers(context, builder, signature, arguments, range(2))
         source, channels, weight, target, width = arguments[2:]
-        vectors = _Vectors(builder, memory.type.pointee)
+        vectors = Vectors(builder, memory.type.pointee)
         sums = [cgutils.alloca_once_value(builder, vectors.zero) for _ in range(TILE)]
         rows = []
         for row in range(TILE):
-            place = builder.add(source, builder.mul(channels, _int(row)))
+            place = builder.add(source, builder.mul(channels, int64(row)))
             rows.append(builder.gep(memory, [place]))
         vectors.accumulate(sums, rows, builder.gep(constants, [weight]), channels)
         for row, total in enumerate(sums):
-            place = builder.add(target, builder.mul(width, _int(row)))
+            place = builder.add(target, builder.mul(width, int64(row)))
             vectors.store(builder.load(total), memory, place)
         return context.get_dummy_value()
 
@@ -147,17 +180,17 @@ def _multiply_tile(typing, memory, constants, source, channels, weight, target, 
 
 
 @intrinsic
-def _transform_patch(typing, memory, index, inputs, source, channels, target, step):
+def transform_patch(typing, memory, index, inputs, source, channels, target, step):
     """``LANES`` channels of a patch's inputs, at the points of Winograd's products."""
     signature = types.void(memory, index, inputs, source, channels, target, step)
 
     def generate(context, builder, signature, arguments):
-        memory, index = _pointers(context, builder, signature, arguments, 2)
+        memory, index = pointers(context, builder, signature, arguments, range(2))
         inputs, source, channels, target, step = arguments[2:]
-        vectors = _Vectors(builder, memory.type.pointee)
+        vectors = Vectors(builder, memory.type.pointee)
         starts = []
         for i in range(N_POINTS):
-            pixel = builder.load(builder.gep(index, [builder.add(inputs, _int(i))]))
+            pixel = builder.load(builder.gep(index, [builder.add(inputs, int64(i))]))
             place = builder.mul(builder.sext(pixel, channels.type), channels)
             starts.append(builder.add(source, place))
 
@@ -168,7 +201,7 @@ def _transform_patch(typing, memory, index, inputs, source, channels, target, st
         for row in range(POINTS[0]):
             values = [vectors.input_of_two(row, load, i) for i in range(POINTS[1])]
             for column, value in enumerate(vectors.inputs_of_four(values)):
-                place = builder.mul(step, _int(row * POINTS[1] + column))
+                place = builder.mul(step, int64(row * POINTS[1] + column))
                 vectors.store(value, memory, builder.add(target, place))
         return context.get_dummy_value()
 
@@ -187,22 +220,24 @@ def _finish_patch(
     )  # fmt: skip
 
     def generate(context, builder, signature, arguments):
-        memory, constants, index = _pointers(context, builder, signature, arguments, 3)
+        memory, constants, index = pointers(
+            context, builder, signature, arguments, range(3)
+        )
         (
             outputs, source, step, bias, target, width, shortcut, relu, norm, activated,
         ) = arguments[3:]  # fmt: skip
-        vectors = _Vectors(builder, memory.type.pointee)
+        vectors = Vectors(builder, memory.type.pointee)
         bias = vectors.load(constants, bias)
         finish = _Finish(vectors, memory, constants, relu, norm, width)
 
         def load(row, column):
-            place = builder.mul(step, _int(row * POINTS[1] + column))
+            place = builder.mul(step, int64(row * POINTS[1] + column))
             return vectors.load(memory, builder.add(source, place))
 
         for row in range(PATCH[0]):
             values = [vectors.output_of_two(row, load, i) for i in range(POINTS[1])]
             for column, value in enumerate(vectors.four_outputs(values)):
-                pixel = builder.add(outputs, _int(row * PATCH[1] + column))
+                pixel = builder.add(outputs, int64(row * PATCH[1] + column))
                 pixel = builder.sext(
                     builder.load(builder.gep(index, [pixel])), width.type
                 )
@@ -213,15 +248,16 @@ def _finish_patch(
     return signature, generate
 
 
-def _int(number):
+def int64(number):
+    """A constant for LLVM."""
     return ir.IntType(64)(number)
 
 
-def _pointers(context, builder, signature, arguments, number):
-    """The data of the arrays among the arguments, which come first."""
+def pointers(context, builder, signature, arguments, which):
+    """The data of those arguments that are arrays."""
     return [
-        context.make_array(kind)(context, builder, value).data
-        for kind, value in zip(signature.args[:number], arguments)
+        context.make_array(signature.args[i])(context, builder, arguments[i]).data
+        for i in which
     ]
 
 
@@ -252,7 +288,7 @@ class _Finish:
             vectors.store(vectors.rectify(value), memory, place)
 
 
-class _Vectors:
+class Vectors:
     """Instructions on ``LANES`` numbers at once."""
 
     def __init__(self, builder, scalar):
@@ -296,7 +332,7 @@ class _Vectors:
         """Add to the sums the product of rows with a panel of a matrix."""
         builder = self.builder
         with cgutils.for_range(builder, channels) as channel:
-            weights = self.load(panel, builder.mul(channel.index, _int(LANES)))
+            weights = self.load(panel, builder.mul(channel.index, int64(LANES)))
             for row, total in zip(rows, sums):
                 value = self.spread(builder.load(builder.gep(row, [channel.index])))
                 value = self.multiply_add(value, weights, builder.load(total))
@@ -343,6 +379,27 @@ class _Vectors:
             add(self.scaled_sum(odd, 8, odd2), m[5]),
         ]
 
+    def points_of_two_outputs(self, y):
+        """Points where two outputs count, and how much."""
+        negative = self.builder.fsub(self.zero, y[1])
+        add, subtract = self.builder.fadd, self.builder.fsub
+        return [y[0], add(y[0], y[1]), subtract(y[0], y[1]), negative]
+
+    def points_of_four_outputs(self, y):
+        """Points where four outputs count, and how much."""
+        add, subtract = self.builder.fadd, self.builder.fsub
+        even, odd = add(y[0], y[2]), add(y[1], y[3])
+        even2 = self.scaled_sum(y[0], 4, y[2])
+        odd2 = self.scaled_sum(add(y[1], y[1]), 8, y[3])
+        return [
+            y[0],
+            add(even, odd),
+            subtract(even, odd),
+            add(even2, odd2),
+            subtract(even2, odd2),
+            y[3],
+        ]
+
     def scaled_sum(self, a, factor, b):
         """a + factor * b"""
         return self.multiply_add(self.constant(factor), b, a)
@@ -353,7 +410,7 @@ class _Vectors:
 
 
 @njit(nogil=True, cache=True)
-def _convolve(op, memory, constants, index):
+def convolve(op, memory, constants, index):
     # the weights of a panel stay in the nearest cache while the tiles pass
     for lane in range(0, op.width, LANES):
         weight = op.weight + lane * op.taps * op.channels
@@ -379,13 +436,13 @@ def _convolve(op, memory, constants, index):
 
 
 @njit(nogil=True, cache=True)
-def _winograd(op, memory, constants, index):
+def winograd(op, memory, constants, index):
     # TILE patches are worked on together
     outputs = op.index + op.patches * N_POINTS
     for first in range(0, op.patches, TILE):
         for patch in range(first, first + TILE):
             for lane in range(0, op.channels, LANES):
-                _transform_patch(
+                transform_patch(
                     memory,
                     index,
                     op.index + patch * N_POINTS,
@@ -522,9 +579,9 @@ def run(program, constants, index, memory, images, features, flat_weight, mean, 
             for step in range(len(program)):
                 op = program[step]
                 if op.kind == CONVOLVE:
-                    _convolve(op, memory, constants, index)
+                    convolve(op, memory, constants, index)
                 elif op.kind == WINOGRAD:
-                    _winograd(op, memory, constants, index)
+                    winograd(op, memory, constants, index)
                 else:
                     _gate(op, memory, constants)
             maps = features[row * size : (row + 1) * size]

@@ -1,18 +1,21 @@
 """How feature maps of a camera are laid out in memory.
 
-A layout belongs to one lattice (one stride of one camera). The two layouts
-hold the same numbers:
+A layout belongs to one lattice (one stride of one camera). All layouts hold the
+same numbers:
 
 * `IndexedLayout`: maps of shape (N, C, P), one entry a pixel;
 * `DenseLayout`: maps of shape (N, C, rows, columns) on the dense axial grid.
-  Cells without a pixel are zero in every map that leaves a module.
+  Cells without a pixel are zero in every map that leaves a module;
+* `PixelLayout`: maps of shape (N, P, C), for the machine code of `gradients`.
 """
 
 import torch
 from torch import nn
 from torch.nn import functional
 
-__all__ = ["LAYOUTS", "DenseLayout", "IndexedLayout", "make_layout"]
+from .pixels import ConvolutionPlan
+
+__all__ = ["LAYOUTS", "DenseLayout", "IndexedLayout", "PixelLayout", "make_layout"]
 
 
 class IndexedLayout(nn.Module):
@@ -77,11 +80,45 @@ class DenseLayout(nn.Module):
         return values[..., None, None]
 
 
-LAYOUTS = {layout.backend: layout for layout in (IndexedLayout, DenseLayout)}
+class PixelLayout(nn.Module):
+    """Maps of shape (N, P, C), on the CPU."""
+
+    backend = "pixels"
+
+    def __init__(self, lattice):
+        super().__init__()
+        self.lattice = lattice
+        self._plans = {}
+
+    def plan(self, stride, in_channels, out_channels):
+        """The `ConvolutionPlan` that layers of the same shape share."""
+        key = (stride, in_channels, out_channels)
+        if key not in self._plans:
+            self._plans[key] = ConvolutionPlan(self.lattice, *key)
+        return self._plans[key]
+
+    def from_pixels(self, images):
+        """Maps from images of shape (N, C, P)."""
+        return images.transpose(1, 2).contiguous()
+
+    def to_pixels(self, maps):
+        """Images of shape (N, C, P) from maps."""
+        return maps.transpose(1, 2)
+
+    def mean(self, maps):
+        """Mean over the pixels, shape (N, C)."""
+        return maps.mean(dim=1)
+
+    def per_channel(self, values):
+        """Reshape (..., C) so that it multiplies maps channel by channel."""
+        return values[..., None, :]
+
+
+LAYOUTS = {layout.backend: layout for layout in (IndexedLayout, DenseLayout, PixelLayout)}
 
 
 def make_layout(backend, lattice):
-    """The layout of a backend, "dense" or "indexedconv", for a lattice."""
+    """The layout of a backend, a key of ``LAYOUTS``, for a lattice."""
     if backend not in LAYOUTS:
         raise ValueError(f"backend must be one of {sorted(LAYOUTS)}, got {backend!r}")
     return LAYOUTS[backend](lattice)

@@ -69,8 +69,8 @@ class GammaPhysNet(nn.Module):
         The camera the network is made for.
     options : NetworkOptions, optional
         Shape of the network.
-    backend : {"dense", "indexedconv"}
-        Implementation of the convolutions. Both are exact and share one
+    backend : {"dense", "indexedconv", "pixels"}
+        Implementation of the convolutions. All are exact and share one
         state dict.
     """
 

@@ -14,17 +14,12 @@ from torch import nn
 
 from . import kernels
 from .attention import DualAttention
-from .kernels import LANES, N_POINTS, OPERATION, PATCH, POINTS, TILE
+from .kernels import LANES, N_POINTS, OPERATION, TILE
+from .patches import cover
 
 __all__ = ["LatticeProgram"]
 
 SLOTS = ("image", "sum", "activated", "shortcut", "hidden", "points", "products")
-# The kernel at the points of Winograd's convolutions F(2, 3) and F(4, 3), Lavin and
-# Gray 2016, https://arxiv.org/abs/1509.09308; the kernels have the other parts.
-KERNEL_OF_TWO = np.array([[1, 0, 0], [0.5, 0.5, 0.5], [0.5, -0.5, 0.5], [0, 0, 1]])
-KERNEL_OF_FOUR = np.array(
-    [[6, 0, 0], [-4, -4, -4], [-4, 4, -4], [1, 2, 4], [1, -2, 4], [0, 0, 24]]
-) / np.array(24)
 
 
 class LatticeProgram:
@@ -108,7 +103,11 @@ class LatticeProgram:
         if not hasattr(self._thread, "memory"):
             for name in ("memory", "features"):
                 size = getattr(self, f"_{name}_size")
-                setattr(self._thread, name, _aligned_zeros(size, self._constants.dtype))
+                setattr(
+                    self._thread,
+                    name,
+                    kernels.working_memory(size, self._constants.dtype),
+                )
         kernels.run(
             self._program,
             self._constants,
@@ -129,14 +128,6 @@ class LatticeProgram:
             outputs[name] = torch.from_numpy(flat[:, start:stop]) + layer.bias
             start = stop
         return outputs
-
-
-def _aligned_zeros(size, dtype):
-    """Zeros that begin with a cache line, so that no row of LANES floats crosses one."""
-    line = 64
-    raw = np.zeros(size * dtype.itemsize + line, np.uint8)
-    start = -raw.ctypes.data % line
-    return raw[start : start + size * dtype.itemsize].view(dtype)
 
 
 def _flat_weight(head, n_features):
@@ -304,8 +295,7 @@ class _Compiler:
         )
 
     def _add(self, **fields):
-        fields = {name: -1 for name in OPERATION.names} | fields
-        self.operations.append(tuple(fields[name] for name in OPERATION.names))
+        self.operations.append(kernels.operation(**fields))
 
     def _place(self, slot):
         """Where the map of a slot begins in the working memory."""
@@ -321,23 +311,13 @@ class _Compiler:
     def _neighbors(self, neighbors):
         """Store neighbours (K, P)."""
         taps, pixels = neighbors.shape
-        missing = -pixels % TILE
-        tiles = np.pad(neighbors, ((0, 0), (0, missing)), constant_values=-1)
-        place = self._store_table(tiles.reshape(taps, -1, TILE).transpose(1, 0, 2))
-        return _Neighbors(pixels, taps, place)
+        return _Neighbors(pixels, taps, self._store_table(kernels.tiles(neighbors)))
 
     def _patches(self, lattice):
         """Store the patches that cover a lattice."""
-        turned, inputs, outputs = min(
-            (_cover(lattice, turned, start) for turned in (0, 1) for start in (0, 1)),
-            key=lambda cover: len(cover[1]),
-        )
-        missing = ((0, -len(inputs) % TILE), (0, 0))
-        outputs[outputs < 0] = off_camera = _padded_pixels(lattice)
-        inputs = np.pad(inputs, missing, constant_values=-1)
-        outputs = np.pad(outputs, missing, constant_values=off_camera)
-        place = self._store_table(np.concatenate([inputs.ravel(), outputs.ravel()]))
-        return _Patches(lattice.kernel, bool(turned), len(inputs), place)
+        patches = cover(lattice)
+        table = patches.table(off_camera=_padded_pixels(lattice))
+        return _Patches(patches.kernel, len(patches), self._store_table(table))
 
     def _store_table(self, values):
         place = sum(map(len, self.tables))
@@ -372,14 +352,9 @@ class _Neighbors:
 
 @dataclass(frozen=True)
 class _Patches:
-    """Inputs and outputs of Winograd's patches, at a place of the tables.
-
-    ``turned`` patches have their four pixels along the rows of the lattice's grid, not
-    along its columns.
-    """
+    """Winograd's patches, at a place of the tables."""
 
     kernel: np.ndarray
-    turned: bool
     number: int
     place: int
 
@@ -396,45 +371,7 @@ class _Patches:
 
     def prepare(self, weight):
         """Weights (out, in, tap) at the points of the products, (out, in, point)."""
-        grid = np.zeros((*weight.shape[:2], 3, 3))
-        grid[..., self.kernel] = weight
-        if self.turned:
-            grid = grid.swapaxes(-1, -2)
-        return (KERNEL_OF_TWO @ grid @ KERNEL_OF_FOUR.T).reshape(*weight.shape[:2], -1)
-
-
-def _cover(lattice, turned, start):
-    """Patches that cover a lattice.
-
-    Parameters
-    ----------
-    lattice : CameraLattice
-    turned : bool
-        See `_Patches`.
-    start : int
-        The first row of the grid is the first one (0) or the second one of a patch.
-
-    Returns
-    -------
-    turned : bool
-    inputs, outputs : ndarray of int, shape (n, N_POINTS) and (n, N_PATCH)
-        Pixels, -1 off the camera.
-    """
-    height, length = PATCH
-    margin = 1 + max(PATCH)  # so that every patch and its surroundings are in the grid
-    grid = np.pad(lattice.index_matrix, margin, constant_values=-1)
-    if turned:
-        grid = grid.T
-    inputs, outputs = [], []
-    for row in range(margin - start, len(grid) - margin, height):
-        filled = np.flatnonzero((grid[row : row + height] >= 0).any(axis=0))
-        while len(filled):
-            column = filled[0]
-            filled = filled[filled >= column + length]
-            near = grid[row - 1 :, column - 1 :][: POINTS[0], : POINTS[1]]
-            inputs.append(near.ravel())
-            outputs.append(near[1:-1, 1:-1].ravel())
-    return turned, np.array(inputs), np.array(outputs)
+        return weight @ self.kernel
 
 
 def _numpy(parameter):

@@ -129,7 +129,7 @@ class TrainTool(Tool):
         ["32-true", "bf16-mixed"], default_value="32-true", help="Of the arithmetic"
     ).tag(config=True)
     compile_network = Bool(
-        False, help="Compile the network: faster after a minute; needs a C++ compiler"
+        False, help="Compile the network, for a GPU; takes a minute, needs a C++ compiler"
     ).tag(config=True)
     turn_images = Bool(
         True, help="Show images in random exact orientations of the camera"
@@ -176,7 +176,7 @@ class TrainTool(Tool):
         ),
         "compile": (
             {"TrainTool": {"compile_network": True}},
-            "Compile the network: faster after a minute; needs a C++ compiler",
+            "Compile the network, for a GPU; takes a minute, needs a C++ compiler",
         ),
     }
 
@@ -251,7 +251,9 @@ class TrainTool(Tool):
             self.selection.to_table(),
         )
         torch.manual_seed(self.seed)
-        network = GammaPhysNet(sample.camera.lattice, self.network_options)
+        network = GammaPhysNet(
+            sample.camera.lattice, self.network_options, self.training_options.backend
+        )
         start = self._load_initial(network, sample.camera)
         began = time.monotonic()
         result = train(

@@ -67,27 +67,30 @@ def test_without_impact(lst_lattice):
         assert list(network.eval()(torch.zeros(1, 2, 1855))) == list(options.tasks)
 
 
-def pair(lattice, options, randomize):
-    """The same network on the two backends."""
-    dense, indexed = (
-        GammaPhysNet(lattice, options, backend).double()
-        for backend in ("dense", "indexedconv")
+fast = pytest.mark.parametrize("backend", [b for b in LAYOUTS if b != "indexedconv"])
+
+
+def pair(lattice, options, backend, randomize):
+    """The same network on a backend and on the reference."""
+    network, indexed = (
+        GammaPhysNet(lattice, options, name).double() for name in (backend, "indexedconv")
     )
-    assert list(dense.state_dict()) == list(indexed.state_dict())
+    assert list(network.state_dict()) == list(indexed.state_dict())
     # refuses other names and shapes
-    dense.load_state_dict(randomize(indexed).state_dict(), strict=True)
-    return dense, indexed
+    network.load_state_dict(randomize(indexed).state_dict(), strict=True)
+    return network, indexed
 
 
 def relative(one, other):
     return ((one - other).norm() / other.norm()).item()
 
 
+@fast
 @pytest.mark.parametrize("training", [True, False])
 @pytest.mark.parametrize("attention", ["none", *ATTENTIONS])
-def test_backends_agree(lattice, attention, training, randomize):
+def test_backends_agree(lattice, backend, attention, training, randomize):
     outputs, gradients, states = [], [], []
-    for network in pair(lattice, small(attention), randomize):
+    for network in pair(lattice, small(attention), backend, randomize):
         network.train(training)
         output = torch.cat(list(network(images_of(lattice)).values()), dim=1)
         output.sin().sum().backward()
@@ -102,13 +105,52 @@ def test_backends_agree(lattice, attention, training, randomize):
     assert relative(*states) < 1e-10
 
 
-def test_backends_agree_on_lstcam(lst_lattice, randomize):
-    outputs = []
-    for network in pair(lst_lattice, NetworkOptions(), randomize):
-        with torch.no_grad():
-            outputs.append(network.eval()(images_of(lst_lattice, 2)))
-    for task, output in outputs[0].items():
-        assert relative(output, outputs[1][task]) < 1e-10
+@fast
+def test_backends_agree_on_lstcam(lst_lattice, backend, randomize):
+    outputs, gradients = [], []
+    for network in pair(lst_lattice, NetworkOptions(blocks=2), backend, randomize):
+        output = torch.cat(list(network(images_of(lst_lattice, 2)).values()), dim=1)
+        output.sin().sum().backward()
+        outputs.append(output.detach())
+        gradients.append(torch.cat([p.grad.flatten() for p in network.parameters()]))
+    assert relative(*outputs) < 1e-10
+    assert relative(*gradients) < 1e-9
+
+
+def test_gradients_in_single_precision(lst_lattice):
+    """The rounding of Winograd's convolution does not show."""
+    torch.manual_seed(4)
+    images = images_of(lst_lattice, 4)
+    gradients = []
+    for backend, dtype in (("pixels", torch.float32), ("indexedconv", torch.float64)):
+        network = GammaPhysNet(lst_lattice, NetworkOptions(blocks=2), backend).to(dtype)
+        if gradients:
+            network.load_state_dict(state)
+        state = network.state_dict()
+        output = torch.cat(list(network(images.to(dtype)).values()), dim=1)
+        output.sin().sum().backward()
+        gradients.append(torch.cat([p.grad.flatten() for p in network.parameters()]))
+    assert relative(*gradients) < 1e-4
+
+
+def test_pixels_do_not_depend_on_the_threads(lattice):
+    """How a batch is shared changes the order of sums alone."""
+    gradients, before = [], torch.get_num_threads()
+    try:
+        for threads in (1, 2):
+            torch.set_num_threads(threads)
+            torch.manual_seed(5)
+            network = GammaPhysNet(lattice, small(), "pixels").double()
+            output = network(images_of(lattice, 5))["energy"]
+            output.sum().backward()
+            gradients.append(
+                torch.cat(
+                    [p.grad.flatten() for p in network.parameters() if p.grad is not None]
+                )
+            )
+    finally:
+        torch.set_num_threads(before)
+    assert relative(*gradients) < 1e-12
 
 
 @pytest.mark.parametrize("backend", LAYOUTS)
