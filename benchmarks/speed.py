@@ -1,7 +1,8 @@
 """Speed of the network, of gphysnet-apply and of training, against named peers.
 
     python benchmarks/speed.py [--output build/benchmark.ecsv] [--events 3000 30000]
-    python benchmarks/speed.py --only-files --format lstchain --events 50000
+    python benchmarks/speed.py --only files --format lstchain --events 50000
+    python benchmarks/speed.py --only training
 
 All variants of a section run in turns, several rounds of each, so that a change of the
 machine's mood meets them all. Printed and stored (ECSV): the median of the rounds with
@@ -201,7 +202,7 @@ def training_step(layout, options, backend, batch, compiled=False):
 
 
 def networks(report, layout):
-    """The network in inference and in training."""
+    """The network in inference."""
     full, shipped = NetworkOptions(), NetworkOptions(blocks=1)
     for batch in (1, 8, 64, 256):
         rates = rounds(variants(layout, full, batch, everything=batch == 64))
@@ -211,14 +212,23 @@ def networks(report, layout):
             report.add("the same, time of an image", rates, "ms", lambda rate: 1e3 / rate)
     rates = rounds(variants(layout, shipped, 64))
     report.add("network of one block a stage, batch of 64", rates, "images/s")
-    steps = {
-        "dense grid, torch.compile": training_step(layout, full, "dense", 64, True),
-        "dense grid, torch eager": training_step(layout, full, "dense", 64),
-        "IndexedConv": training_step(layout, full, "indexedconv", 64),
-    }
-    report.add(
-        "training of the full network, float32, batch of 64", rounds(steps), "images/s"
-    )
+
+
+def training(report, layout):
+    """Forward, backward and step of the optimiser."""
+    for name, blocks in (("full network", 9), ("network of one block a stage", 1)):
+        options = NetworkOptions(blocks=blocks)
+        steps = {
+            variant: training_step(layout, options, *backend)
+            for variant, backend in {
+                "ctapipe_gphysnet": ("pixels", 64),
+                "dense grid, torch.compile": ("dense", 64, True),
+                "dense grid, torch eager": ("dense", 64),
+                "IndexedConv": ("indexedconv", 64),
+            }.items()
+        }
+        name = f"training of the {name}, float32, batch of 64"
+        report.add(name, rounds(steps), "images/s")
 
 
 def bulk(report, layout, kind, sizes):
@@ -312,7 +322,11 @@ def main():
         help="whose files these are",
     )
     parser.add_argument(
-        "--only-files", action="store_true", help="leave the other parts out"
+        "--only",
+        choices=["networks", "training", "files"],
+        nargs="+",
+        default=["networks", "training", "files"],
+        help="parts to measure",
     )
     parser.add_argument("--apply", nargs=2, help=argparse.SUPPRESS)
     options = parser.parse_args()
@@ -321,9 +335,11 @@ def main():
         return
 
     layout, report = camera(), Report()
-    if not options.only_files:
+    if "networks" in options.only:
         networks(report, layout)
-    for kind in options.format:
+    if "training" in options.only:
+        training(report, layout)
+    for kind in options.format if "files" in options.only else ():
         bulk(report, layout, kind, options.events)
     report.write(options.output)
     print(f"\nstored in {options.output}")
