@@ -6,10 +6,12 @@ from torch.nn import functional
 
 from .tasks import TASKS
 
-__all__ = ["MultiTaskLoss", "task_losses"]
+__all__ = ["MultiTaskLoss", "gradient_penalty", "task_losses"]
 
 
-def task_losses(outputs, targets, is_signal, classified, class_weights=None):
+def task_losses(
+    outputs, targets, is_signal, classified, class_weights=None, label_smoothing=0.0
+):
     """Mean loss of every task over the events that count for it.
 
     The regressions count for the signal alone: background has no energy or
@@ -26,6 +28,9 @@ def task_losses(outputs, targets, is_signal, classified, class_weights=None):
         Events that count for the particle type.
     class_weights : Tensor, shape (2,), optional
         Weight of every class.
+    label_smoothing : float
+        Share of a label that goes to both classes alike (Szegedy et al. 2016,
+        https://arxiv.org/abs/1512.00567), as torch has it.
 
     Returns
     -------
@@ -37,7 +42,11 @@ def task_losses(outputs, targets, is_signal, classified, class_weights=None):
         output, target = output.float(), targets[name]
         if TASKS[name].loss == "cross_entropy":
             per_event = functional.cross_entropy(
-                output, target, weight=class_weights, reduction="none"
+                output,
+                target,
+                weight=class_weights,
+                reduction="none",
+                label_smoothing=label_smoothing,
             )
             counts = classified
         else:
@@ -46,6 +55,29 @@ def task_losses(outputs, targets, is_signal, classified, class_weights=None):
         counts = counts.to(per_event.dtype)
         losses[name] = (per_event * counts).sum() / counts.sum().clamp(min=1)
     return losses
+
+
+def gradient_penalty(loss, images):
+    """How strongly the loss answers to a change of the images.
+
+    The squared norm of the gradient in an image, mean over the batch (Drucker & LeCun
+    1992, https://doi.org/10.1109/72.165600). The loss is a mean over N events; N times
+    its gradient is taken, so that the penalty does not depend on the batch size.
+
+    Parameters
+    ----------
+    loss : scalar Tensor
+        Of all tasks.
+    images : Tensor, shape (N, 2, P)
+        What the loss was computed from; with ``requires_grad``.
+
+    Returns
+    -------
+    scalar Tensor
+        Its own gradient needs second derivatives of all layers.
+    """
+    (gradient,) = torch.autograd.grad(len(images) * loss, images, create_graph=True)
+    return gradient.square().sum(dim=(1, 2)).mean()
 
 
 class MultiTaskLoss(nn.Module):

@@ -1,5 +1,6 @@
 """Training of γ-PhysNet with Lightning."""
 
+import math
 import os
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -14,14 +15,16 @@ from torch.utils.data import DataLoader
 from torchmetrics.functional.classification import binary_auroc
 from torchmetrics.utilities.distributed import gather_all_tensors
 
+from .balance import Balance
 from .batches import Augmentation, Batches, OrderedBatches, Share, ShuffledBatches
-from .losses import MultiTaskLoss, task_losses
+from .losses import gradient_penalty, task_losses
+from .optimization import OPTIMIZERS, SCHEDULES, make_optimizer, make_schedule
 
 __all__ = ["GammaPhysNetTraining", "TrainingOptions", "hardware", "train"]
 
 VALIDATION_BATCH_SIZE = 256
 MOST_WORKERS = 12
-TASK_WEIGHT_LEARNING_RATE = 0.025  # of the papers
+CLASS_BALANCES = ("weights", "none")
 
 
 @dataclass(frozen=True)
@@ -33,10 +36,27 @@ class TrainingOptions:
     epochs, batch_size, seed : int
         The batch is that of all processes together.
     learning_rate : float
-        The highest of the one-cycle schedule (Smith 2018,
-        https://arxiv.org/abs/1803.09820).
+        The highest of the schedule.
     weight_decay : float
-        Of AdamW.
+        Of the optimizer.
+    optimizer : {"adamw", "adam"}
+        See `ctapipe_gphysnet.optimization.OPTIMIZERS`.
+    schedule : {"one-cycle", "steps"}
+        Up and down once (Smith 2018, https://arxiv.org/abs/1803.09820), or divided by 10
+        every ``step_epochs`` epochs.
+    step_epochs : int
+        Of the schedule "steps".
+    balance : Balance
+        Of the tasks.
+    balance_learning_rate, balance_weight_decay : float
+        Of what the balance learns. Steps of the learning rate leave this one as it is.
+    class_balance : {"weights", "none"}
+        Weigh background and signal in the cross-entropy by the inverse of their numbers,
+        or not at all.
+    label_smoothing : float
+        Of the particle type in training.
+    gradient_penalty : float
+        Weight of `ctapipe_gphysnet.losses.gradient_penalty` in the loss.
     validation_fraction : float
         Share of the showers kept for validation.
     precision : {"32-true", "bf16-mixed"}
@@ -59,6 +79,15 @@ class TrainingOptions:
     seed: int = 0
     learning_rate: float = 2e-3
     weight_decay: float = 1e-4
+    optimizer: str = "adamw"
+    schedule: str = "one-cycle"
+    step_epochs: int = 10
+    balance: Balance = Balance()
+    balance_learning_rate: float = 0.025
+    balance_weight_decay: float = 0.0
+    class_balance: str = "weights"
+    label_smoothing: float = 0.0
+    gradient_penalty: float = 0.0
     validation_fraction: float = 0.1
     precision: str = "32-true"
     device: str = "auto"
@@ -76,6 +105,38 @@ class TrainingOptions:
             raise ValueError(
                 f"validation_fraction must be in (0, 1), got {self.validation_fraction}"
             )
+        self._verify_optimization()
+
+    def _verify_optimization(self):
+        for name in ("balance_learning_rate", "step_epochs"):
+            if not getattr(self, name) > 0:
+                raise ValueError(f"{name} must be positive, got {getattr(self, name)}")
+        for name in ("weight_decay", "balance_weight_decay", "gradient_penalty"):
+            if not 0 <= getattr(self, name) < math.inf:
+                raise ValueError(f"{name} must be 0 or more, got {getattr(self, name)}")
+        if not 0 <= self.label_smoothing < 1:
+            raise ValueError(
+                f"label_smoothing must be in [0, 1), got {self.label_smoothing}"
+            )
+        for name, choices in (
+            ("optimizer", OPTIMIZERS),
+            ("schedule", SCHEDULES),
+            ("class_balance", CLASS_BALANCES),
+        ):
+            if getattr(self, name) not in choices:
+                raise ValueError(
+                    f"{name} must be one of {tuple(choices)}, got {getattr(self, name)!r}"
+                )
+        if self.compile and self.needs_double_backward:
+            raise ValueError(
+                "gradient_penalty needs second derivatives, which torch.compile does not"
+                " have; train without compile"
+            )
+
+    @property
+    def needs_double_backward(self):
+        """Whether gradients of gradients of the network are taken."""
+        return self.gradient_penalty > 0
 
     @property
     def recipe(self):
@@ -110,7 +171,9 @@ class GammaPhysNetTraining(lightning.LightningModule):
         super().__init__()
         self.network = network
         self.options = options
-        self.balance = MultiTaskLoss(network.options.tasks)
+        self.balance = options.balance.make(
+            network.options.tasks, network.backbone.stages[-1][-1].conv2.weight
+        )
         self.register_buffer("class_weights", torch.tensor(class_weights).float())
         # kept out of the module's registry: the same parameters, compiled
         self._forward = [torch.compile(network) if options.compile else network]
@@ -118,12 +181,22 @@ class GammaPhysNetTraining(lightning.LightningModule):
 
     def _losses(self, outputs, batch):
         return task_losses(
-            outputs, batch, batch["is_signal"], batch["classified"], self.class_weights
+            outputs,
+            batch,
+            batch["is_signal"],
+            batch["classified"],
+            self.class_weights,
+            self.options.label_smoothing,
         )
 
     def training_step(self, batch, _):
-        losses = self._losses(self._forward[0](batch["images"]), batch)
+        images = batch["images"].requires_grad_(self.options.needs_double_backward)
+        losses = self._losses(self._forward[0](images), batch)
         total = self.balance(losses)
+        if self.options.needs_double_backward:
+            penalty = gradient_penalty(total, images)
+            total = total + self.options.gradient_penalty * penalty
+            losses["gradient_penalty"] = penalty
         if not torch.isfinite(total):
             values = {task: float(loss) for task, loss in losses.items()}
             raise FloatingPointError(f"the loss is not finite: {values}")
@@ -174,23 +247,10 @@ class GammaPhysNetTraining(lightning.LightningModule):
                 )
 
     def configure_optimizers(self):
-        optimizer = torch.optim.AdamW(
-            [
-                {"params": list(self.network.parameters())},
-                {"params": list(self.balance.parameters()), "weight_decay": 0.0},
-            ],
-            weight_decay=self.options.weight_decay,
-        )
-        schedule = torch.optim.lr_scheduler.OneCycleLR(
-            optimizer,
-            max_lr=[self.options.learning_rate, TASK_WEIGHT_LEARNING_RATE],
-            total_steps=int(self.trainer.estimated_stepping_batches),
-            pct_start=0.15,
-        )
-        return {
-            "optimizer": optimizer,
-            "lr_scheduler": {"scheduler": schedule, "interval": "step"},
-        }
+        optimizer = make_optimizer(self.network, self.balance, self.options)
+        n_steps = int(self.trainer.estimated_stepping_batches)
+        schedule = make_schedule(optimizer, self.options, n_steps)
+        return {"optimizer": optimizer, "lr_scheduler": schedule}
 
 
 def validation_metrics(outputs, truth):
@@ -268,9 +328,10 @@ def train(network, sample, preprocessing, options, directory, resume=False):
             raise ValueError(f"no {name} events to train on after the selection")
     where = hardware(options)
     lightning.seed_everything(options.seed, verbose=False)
-    module = GammaPhysNetTraining(
-        network, options, class_weights=classes.sum() / (2 * np.maximum(classes, 1))
-    )
+    class_weights = np.ones(2)
+    if options.class_balance == "weights":
+        class_weights = classes.sum() / (2 * np.maximum(classes, 1))
+    module = GammaPhysNetTraining(network, options, class_weights)
     checkpoint = Path(directory) / "last.ckpt"
     if resume and not checkpoint.is_file():
         raise FileNotFoundError(f"{checkpoint} does not exist: nothing to resume")

@@ -4,7 +4,8 @@ import numpy as np
 import pytest
 import torch
 
-from ctapipe_gphysnet.losses import MultiTaskLoss, task_losses
+from ctapipe_gphysnet.losses import MultiTaskLoss, gradient_penalty, task_losses
+from ctapipe_gphysnet.network.model import GammaPhysNet, NetworkOptions
 
 
 @pytest.fixture
@@ -73,3 +74,85 @@ def test_balance_finds_the_analytic_optimum():
     values = {task: s.item() for task, s in balance.log_variance.items()}
     assert values["energy"] == pytest.approx(math.log(0.6), abs=1e-3)
     assert values["particle_type"] == pytest.approx(math.log(0.35), abs=1e-3)
+
+
+def test_label_smoothing_against_its_formula(batch):
+    # of a label, the share 0.2 goes to both classes alike: 0.9 and 0.1
+    outputs, targets, signal, classified = batch
+    smooth = task_losses(outputs, targets, signal, classified, label_smoothing=0.2)
+    expected = 0
+    for row in (0, 1, 2, 3, 5):
+        logits = outputs["particle_type"][row].numpy()
+        label = int(targets["particle_type"][row])
+        log_p = logits - math.log(np.exp(logits).sum())
+        expected -= (0.9 * log_p[label] + 0.1 * log_p[1 - label]) / 5
+    assert float(smooth["particle_type"]) == pytest.approx(expected, rel=1e-5)
+    plain = task_losses(outputs, targets, signal, classified)
+    assert torch.equal(smooth["energy"], plain["energy"])
+
+
+@pytest.fixture
+def network(ragged_lattice, randomize):
+    options = NetworkOptions(blocks=1, channels=(3, 3), head_width=3, reduction_ratio=2)
+    return randomize(GammaPhysNet(ragged_lattice, options)).double()
+
+
+def loss_of(network, images):
+    """A smooth loss of all outputs, per image."""
+    return sum(out.square().mean(dim=1) for out in network(images).values())
+
+
+def test_gradient_penalty_against_finite_differences(network):
+    n, n_pixels = 3, network.lattice.n_pixels
+    images = torch.randn(n, 2, n_pixels, generator=torch.manual_seed(3)).double()
+    images.requires_grad_()
+    network.eval()  # images then know nothing of each other
+    penalty = gradient_penalty(loss_of(network, images).mean(), images)
+    step = 1e-6
+    shifts = step * torch.eye(2 * n_pixels).double().view(-1, 2, n_pixels)
+    with torch.no_grad():
+        squares = [
+            (loss_of(network, image + shifts) - loss_of(network, image - shifts))
+            .div(2 * step)
+            .square()
+            .sum()
+            .item()
+            for image in images
+        ]
+    assert penalty.item() == pytest.approx(np.mean(squares), rel=1e-6)
+
+
+def test_gradient_of_the_penalty_against_finite_differences(network):
+    """What needs second derivatives of every layer, batch statistics among them."""
+    generator = torch.manual_seed(3)
+    images = torch.randn(3, 2, network.lattice.n_pixels, generator=generator).double()
+    images.requires_grad_()
+    parameters = list(network.parameters())
+    directions = [torch.randn(p.shape, generator=generator).double() for p in parameters]
+
+    def penalty():
+        return gradient_penalty(loss_of(network, images).mean(), images)
+
+    penalty().backward()
+    # biases of the last layers have no say in it
+    slope = sum(
+        (p.grad * d).sum() for p, d in zip(parameters, directions) if p.grad is not None
+    )
+    step, values = 1e-7, []
+    for shift in (step, -2 * step):
+        with torch.no_grad():
+            for parameter, direction in zip(parameters, directions):
+                parameter += shift * direction
+        values.append(penalty().item())
+    expected = (values[0] - values[1]) / (2 * step)
+    assert abs(expected) > 1e-3
+    assert slope.item() == pytest.approx(expected, rel=1e-5)
+
+
+def test_gradient_penalty_does_not_depend_on_the_batch_size():
+    # |w . x - 0| of every image has the gradient w: its square is 5
+    weight = torch.tensor([1.0, 2.0], requires_grad=True)
+    for n in (2, 6):
+        images = torch.ones(n, 2, 1, requires_grad=True)
+        loss = (images[..., 0] @ weight).abs().mean()
+        assert gradient_penalty(loss, images).item() == pytest.approx(5)

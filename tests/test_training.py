@@ -4,6 +4,7 @@ import torch
 
 pytest.importorskip("lightning", reason="the extra train is not installed")
 
+from ctapipe_gphysnet.balance import Balance  # noqa: E402
 from ctapipe_gphysnet.training import (  # noqa: E402
     TrainingOptions,
     hardware,
@@ -50,11 +51,27 @@ def test_metrics_against_their_definitions():
         {"validation_fraction": 1.0},
         {"devices": 0},
         {"nodes": 0},
+        {"weight_decay": -1.0},
+        {"balance_learning_rate": 0.0},
+        {"balance_weight_decay": -1.0},
+        {"optimizer": "magic"},
+        {"schedule": "magic"},
+        {"step_epochs": 0},
+        {"class_balance": "magic"},
+        {"label_smoothing": 1.0},
+        {"gradient_penalty": -1.0},
+        {"gradient_penalty": float("nan")},
+        {"gradient_penalty": 1.0, "compile": True},
     ],
 )
 def test_bad_options_are_named(option):
     with pytest.raises(ValueError, match=next(iter(option))):
         TrainingOptions(**option)
+
+
+def test_who_needs_second_derivatives():
+    assert TrainingOptions(gradient_penalty=0.1).needs_double_backward
+    assert not TrainingOptions(balance=Balance("gradnorm")).needs_double_backward
 
 
 def test_batch_that_cannot_be_shared():

@@ -105,10 +105,54 @@ class TrainTool(Tool):
 
     epochs = Int(10, help="Passes over the training events").tag(config=True)
     batch_size = Int(64, help="Images a step").tag(config=True)
-    learning_rate = Float(
-        2e-3, help="Highest learning rate of the one-cycle schedule"
+    learning_rate = Float(2e-3, help="Highest learning rate of the schedule").tag(
+        config=True
+    )
+    weight_decay = Float(1e-4, help="Weight decay of the optimizer").tag(config=True)
+    optimizer = CaselessStrEnum(
+        ["adamw", "adam"],
+        default_value="adamw",
+        help="Whether the weight decay stands beside the gradient or is added to it",
     ).tag(config=True)
-    weight_decay = Float(1e-4, help="Weight decay of AdamW").tag(config=True)
+    schedule = CaselessStrEnum(
+        ["one-cycle", "steps"],
+        default_value="one-cycle",
+        help="Of the learning rate: up and down once, or divided by 10 now and then",
+    ).tag(config=True)
+    step_epochs = Int(10, help="Epochs between the steps of the schedule").tag(
+        config=True
+    )
+    balance = CaselessStrEnum(
+        ["uncertainty", "gradnorm", "fixed", "equal"],
+        default_value="uncertainty",
+        help=(
+            "Weights of the tasks: by learnt uncertainty, by the norms of the gradients,"
+            " those of task_weights, or 1"
+        ),
+    ).tag(config=True)
+    task_weights = Dict(
+        value_trait=Float(), help="Weight of every task, for the balance 'fixed'"
+    ).tag(config=True)
+    gradnorm_alpha = Float(
+        1.5, help="How much gradnorm furthers the tasks that learn slowly"
+    ).tag(config=True)
+    balance_learning_rate = Float(
+        0.025, help="Learning rate of what the balance of the tasks learns"
+    ).tag(config=True)
+    balance_weight_decay = Float(
+        0.0, help="Weight decay of what the balance of the tasks learns"
+    ).tag(config=True)
+    class_balance = CaselessStrEnum(
+        ["weights", "none"],
+        default_value="weights",
+        help="Weigh background and signal by the inverse of their numbers, or not",
+    ).tag(config=True)
+    label_smoothing = Float(
+        0.0, help="Share of the particle's label that goes to both types alike"
+    ).tag(config=True)
+    gradient_penalty = Float(
+        0.0, help="Weight of the squared gradient of the loss in the images; 0: none"
+    ).tag(config=True)
     validation_fraction = Float(0.1, help="Share of showers kept for validation").tag(
         config=True
     )
@@ -182,6 +226,7 @@ class TrainTool(Tool):
 
     def setup(self):
         # torch and lightning take seconds to import: not for --help
+        from ..balance import Balance
         from ..batches import Augmentation
         from ..inference import select_device
         from ..network.model import NetworkOptions
@@ -212,6 +257,15 @@ class TrainTool(Tool):
                 seed=self.seed,
                 learning_rate=self.learning_rate,
                 weight_decay=self.weight_decay,
+                optimizer=self.optimizer,
+                schedule=self.schedule,
+                step_epochs=self.step_epochs,
+                balance=Balance(self.balance, self.task_weights, self.gradnorm_alpha),
+                balance_learning_rate=self.balance_learning_rate,
+                balance_weight_decay=self.balance_weight_decay,
+                class_balance=self.class_balance,
+                label_smoothing=self.label_smoothing,
+                gradient_penalty=self.gradient_penalty,
                 validation_fraction=self.validation_fraction,
                 precision=self.precision,
                 device=self.device,
@@ -225,6 +279,7 @@ class TrainTool(Tool):
                     charge_error=self.charge_error,
                 ),
             )
+            self.training_options.balance.verify(self.tasks)
             hardware(self.training_options)
         except (TypeError, ValueError, FileExistsError) as error:
             raise ToolConfigurationError(str(error)) from None
