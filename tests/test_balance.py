@@ -3,6 +3,7 @@ import math
 import numpy as np
 import pytest
 import torch
+from torch import distributed, multiprocessing
 from torch.nn import functional
 
 from ctapipe_gphysnet.balance import Balance, GradNormBalance
@@ -177,3 +178,35 @@ def test_gradnorm_on_the_network(ragged_lattice):
     balance({task: out.square().mean() for task, out in outputs.items()}).backward()
     assert (balance.weights.grad != 0).all()
     assert all(p.grad is not None for p in network.parameters())
+
+
+def train_gradnorm(rank, n_processes, meeting, folder):
+    """A step of GradNorm by one of several processes, each with a part of the events."""
+    distributed.init_process_group(
+        "gloo", init_method=f"file://{meeting}", rank=rank, world_size=n_processes
+    )
+    torch.save(gradnorm_step(rank, n_processes), folder / f"{rank}.pt")
+    distributed.destroy_process_group()
+
+
+def gradnorm_step(rank, n_processes):
+    """Gradient of the weights, and first losses, for every n-th of four events."""
+    shared = torch.nn.Parameter(torch.tensor([1.0, -2.0]))
+    balance = GradNormBalance(["a", "b"], shared, alpha=1.5)
+    events = torch.tensor([[1.0, 2.0], [-3.0, 1.0], [0.5, 0.5], [2.0, -1.0]])
+    features = (events * shared)[rank::n_processes]
+    balance({"a": features.square().mean(), "b": features[:, 0].square().mean()})
+    loss = balance({"a": features.square().mean(), "b": 9 * features.square().mean()})
+    loss.backward()
+    return balance.weights.grad, balance.first_losses
+
+
+def test_processes_have_the_weights_of_one(tmp_path):
+    multiprocessing.spawn(train_gradnorm, (2, tmp_path / "meeting", tmp_path), nprocs=2)
+    gradient, first_losses = gradnorm_step(0, 1)
+    for rank in range(2):
+        its_gradient, its_first_losses = torch.load(tmp_path / f"{rank}.pt")
+        torch.testing.assert_close(its_gradient, gradient)
+        torch.testing.assert_close(its_first_losses, first_losses)
+    alone = gradnorm_step(0, 2)
+    assert not torch.allclose(alone[0], gradient)

@@ -1,9 +1,16 @@
-"""Files that come with the package: trained models and a sample of events."""
+"""Files that come with the package: trained models, recipes, a sample of events."""
 
 import os
 from pathlib import Path
 
-__all__ = ["DEFAULT_MODEL", "RESOURCES", "find_model", "model_names"]
+__all__ = [
+    "DEFAULT_MODEL",
+    "RESOURCES",
+    "find_model",
+    "find_recipe",
+    "model_names",
+    "recipe_names",
+]
 
 #: Folder of the files.
 RESOURCES = Path(__file__).parent
@@ -54,3 +61,32 @@ def find_model(name_or_path):
         f"no model {name!r}: it is not a file, nor one of the models that come with"
         f" ctapipe_gphysnet ({shipped})"
     )
+
+
+def recipe_names():
+    """Names of the configurations of training that come with the package.
+
+    Returns
+    -------
+    names : list of str
+    """
+    return sorted(path.stem for path in RESOURCES.glob("recipes/*.yaml"))
+
+
+def find_recipe(name_or_path):
+    """Configuration of training of a name or a path.
+
+    Parameters
+    ----------
+    name_or_path : str or path-like
+        One of `recipe_names`, which goes before a file of the same name in the working
+        directory, or anything else.
+
+    Returns
+    -------
+    path : pathlib.Path, or what was given
+        The file of a name; anything else as it is.
+    """
+    if name_or_path in recipe_names():
+        return RESOURCES / "recipes" / f"{name_or_path}.yaml"
+    return name_or_path

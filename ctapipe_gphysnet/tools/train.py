@@ -24,6 +24,7 @@ from ctapipe.io.metadata import read_reference_metadata
 from ..events import EventError, EventSample, EventSelection, read_events
 from ..lstchain import is_lstchain
 from ..preprocessing import Preprocessing
+from ..resources import find_recipe, recipe_names
 from ..tasks import TASKS
 from .export import apply_models_command
 from .outputs import verify_output
@@ -31,6 +32,16 @@ from .outputs import verify_output
 __all__ = ["TrainTool", "main"]
 
 SOFTWARE = ("ctapipe_gphysnet", "ctapipe", "torch", "lightning", "numpy")
+
+
+class RecipePath(PathTrait):
+    """A configuration file, or the name of one that comes with the package."""
+
+    info_text = f"an existing file, or one of {', '.join(recipe_names())}"
+
+    def validate(self, obj, value):
+        """The path of a name, too."""
+        return super().validate(obj, find_recipe(value))
 
 
 class TrainTool(Tool):
@@ -41,7 +52,17 @@ class TrainTool(Tool):
     examples = """
     gphysnet-train -i gamma_diffuse.dl1.h5 -i proton.dl1.h5 -o model.safetensors \\
         --blocks 3 --epochs 10
+    gphysnet-train --config paper-2021 --config selection-low-cuts ...
     """
+
+    config_files = List(
+        RecipePath(exists=True, directory_ok=False),
+        help=(
+            "Configuration files, or names of those that come with the package:"
+            f" {', '.join(recipe_names())}. A later one goes before an earlier one, and"
+            " the command line before all"
+        ),
+    ).tag(config=True)
 
     inputs = List(
         PathTrait(exists=True, directory_ok=False),
@@ -194,6 +215,7 @@ class TrainTool(Tool):
 
     classes = [EventSelection]
     aliases = {
+        ("c", "config"): "TrainTool.config_files",
         ("i", "input"): "TrainTool.inputs",
         "regression-input": "TrainTool.regression_inputs",
         ("o", "output"): "TrainTool.output",

@@ -1,0 +1,211 @@
+"""Configurations of training that come with the package."""
+
+import pytest
+import torch
+from ctapipe.core import ToolConfigurationError
+from running import run
+
+from ctapipe_gphysnet.checkpoint import read_card
+from ctapipe_gphysnet.events import EventSelection
+from ctapipe_gphysnet.network.model import GammaPhysNet
+from ctapipe_gphysnet.preprocessing import Preprocessing
+from ctapipe_gphysnet.resources import find_recipe, recipe_names
+
+lightning = pytest.importorskip("lightning", reason="the extra train is not installed")
+
+pytestmark = pytest.mark.filterwarnings("ignore:::lightning")
+
+TINY = [
+    "--blocks=1",
+    "--TrainTool.channels=4",
+    "--TrainTool.channels=8",
+    "--TrainTool.channels=8",
+    "--TrainTool.head_width=8",
+    "--batch-size=8",
+    "--device=cpu",
+]
+
+
+@pytest.fixture
+def configured(sample_path, tmp_path):
+    """Function: the tool after its setup with some arguments."""
+    from ctapipe_gphysnet.tools.train import TrainTool
+
+    def set_up(*arguments):
+        tool = TrainTool()
+        files = [f"--input={sample_path}", f"--output={tmp_path / 'm.safetensors'}"]
+        tool.initialize([*files, *arguments])
+        tool.setup()
+        return tool
+
+    return set_up
+
+
+@pytest.fixture
+def train(sample_path, tmp_path):
+    """Function: train with some arguments; the model file and the last checkpoint."""
+    from ctapipe_gphysnet.tools.train import TrainTool
+
+    def train_tiny(*arguments, epochs=1, kept=0.8):
+        output = tmp_path / "model.safetensors"
+        options = [f"--input={sample_path}", f"--output={output}", f"--epochs={epochs}"]
+        options.append(f"--TrainTool.validation_fraction={kept}")
+        run(TrainTool(), *options, *TINY, *arguments, cwd=tmp_path, raises=True)
+        last = output.with_suffix(".training") / "last.ckpt"
+        return output, torch.load(last, weights_only=False)
+
+    return train_tiny
+
+
+def test_paper_to_the_letter(configured, lst_lattice):
+    tool = configured("--config=paper-2021")
+    options = tool.training_options
+    assert (options.epochs, options.learning_rate, options.weight_decay) == (
+        25,
+        1e-3,
+        1e-4,
+    )
+    assert (options.optimizer, options.schedule, options.step_epochs) == (
+        "adam",
+        "steps",
+        10,
+    )
+    assert options.balance.name == "uncertainty"
+    assert options.balance_learning_rate == 0.025
+    assert options.balance_weight_decay == 1e-4
+    assert options.class_balance == "none"
+    assert options.label_smoothing == options.gradient_penalty == 0
+    change = options.augmentation
+    assert not change.turn
+    assert change.night_sky == change.dead_pixels == change.charge_error == 0
+    network = GammaPhysNet(lst_lattice, tool.network_options)
+    assert sum(p.numel() for p in network.parameters()) == 2_637_465
+    raw = Preprocessing("none", time_reference="none", time_scale=1, time_charge_scale=0)
+    assert tool.preparation == raw
+
+
+@pytest.mark.parametrize(
+    ("name", "intensity", "others"),
+    [
+        ("standard", "hillas_intensity >= 300", ["morphology_n_pixels >= 3"]),
+        ("high-cuts", "hillas_intensity > 1000", []),
+        ("low-cuts", "hillas_intensity > 50", []),
+    ],
+)
+def test_selections_of_the_papers(configured, name, intensity, others):
+    tool = configured("--config=paper-2021", f"--config=selection-{name}")
+    expressions = [expression for _, expression in tool.selection.quality_criteria]
+    assert expressions == [intensity, "leakage_intensity_width_2 < 0.2", *others]
+    assert tool.training_options.epochs == 25
+
+
+def test_best_is_what_the_tool_does_without(configured):
+    """But for the numbers that were chosen for the shipped model."""
+    tool = configured("--config=best")
+    assert tool.training_options.optimizer == "adamw"
+    assert tool.training_options.weight_decay == 0.01
+    criteria = [tuple(criterion) for criterion in tool.selection.quality_criteria]
+    assert criteria == EventSelection().quality_criteria
+
+
+def test_later_ones_and_the_command_line_go_first(configured, tmp_path):
+    own = tmp_path / "own.yaml"
+    own.write_text("TrainTool: {epochs: 7, learning_rate: 0.5}")
+    tool = configured("--config=paper-2021", f"--config={own}", "--learning-rate=0.25")
+    assert tool.training_options.epochs == 7
+    assert tool.training_options.learning_rate == 0.25
+    assert tool.training_options.optimizer == "adam"
+
+
+def test_a_name_goes_before_a_file(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "best").write_text("")
+    assert find_recipe("best").read_text().startswith("# How the shipped model")
+    assert find_recipe("./best") == "./best"
+
+
+def test_unknown_name(configured, capfd):
+    with pytest.raises(SystemExit):
+        configured("--config=paper-1921")
+    message = capfd.readouterr().err
+    assert "paper-1921': does not exist" in message
+    assert "one of best, paper-2021, selection-high-cuts" in message
+
+
+def test_none_is_forgotten_here():
+    selections = [f"selection-{name}" for name in ("high-cuts", "low-cuts", "standard")]
+    assert recipe_names() == ["best", "paper-2021", *selections]
+
+
+def test_training_with_the_recipe_of_the_paper(train):
+    output, checkpoint = train("--config=paper-2021", "--config=selection-standard")
+    network, balance = checkpoint["optimizer_states"][0]["param_groups"]
+    assert (network["lr"], balance["lr"]) == (1e-3, 0.025)
+    assert network["weight_decay"] == balance["weight_decay"] == 1e-4
+    assert not network["decoupled_weight_decay"]
+    assert checkpoint["state_dict"]["class_weights"].tolist() == [1, 1]
+    training = read_card(output)["training"]
+    assert training["options"]["optimizer"] == "adam"
+    assert [row["criterion"] for row in training["selection"]][1:] == [
+        "intensity >= 300 p.e.",
+        "leakage < 20 %",
+        "pixels >= 3",
+    ]
+
+
+@pytest.mark.parametrize("selection", ["selection-high-cuts", "selection-low-cuts"])
+def test_training_with_the_best_recipe(train, selection):
+    output, checkpoint = train("--config=best", f"--config={selection}")
+    weights = checkpoint["state_dict"]["class_weights"].tolist()
+    assert weights[0] > 1 > weights[1]  # the sample has more gamma rays
+    counts = read_card(output)["training"]["selection"]
+    assert 0 < counts[-1]["passed_so_far"] < counts[0]["passed"]
+
+
+def test_steps_of_the_learning_rate(train):
+    options = ["--config=paper-2021", "--TrainTool.step_epochs=1"]
+    _, checkpoint = train(*options, epochs=2)
+    rates = [g["lr"] for g in checkpoint["optimizer_states"][0]["param_groups"]]
+    assert rates == pytest.approx([1e-5, 0.025])
+
+
+def test_gradnorm_with_a_gradient_penalty(train):
+    output, checkpoint = train(
+        "--TrainTool.balance=gradnorm",
+        "--TrainTool.gradient_penalty=0.1",
+        "--TrainTool.label_smoothing=0.1",
+        kept=0.95,
+    )
+    state = checkpoint["state_dict"]
+    weights, first = state["balance.weights"], state["balance.first_losses"]
+    assert weights.shape == (4,)
+    assert weights.sum().item() == pytest.approx(4, abs=0.2)
+    assert (weights != 1).all()
+    assert (first > 0).all()
+    assert read_card(output)["training"]["options"]["balance"]["name"] == "gradnorm"
+
+
+def test_weights_of_ones_own(train):
+    tasks = ("energy", "direction", "impact", "particle_type")
+    weights = [f"--TrainTool.task_weights={task}={i}" for i, task in enumerate(tasks, 1)]
+    output, checkpoint = train("--TrainTool.balance=fixed", *weights)
+    assert not [name for name in checkpoint["state_dict"] if name.startswith("balance.")]
+    balance = read_card(output)["training"]["options"]["balance"]
+    assert balance["task_weights"] == dict(zip(tasks, (1.0, 2.0, 3.0, 4.0)))
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["--TrainTool.balance=fixed"], "task_weights belong to the balance 'fixed'"),
+        (
+            ["--TrainTool.balance=fixed", "--TrainTool.task_weights=energy=2"],
+            r"task_weights are of \['energy'\], but the tasks are",
+        ),
+        (["--TrainTool.gradient_penalty=1", "--compile"], "torch.compile does not have"),
+        (["--TrainTool.gradient_penalty=-1"], "gradient_penalty must be 0 or more"),
+    ],
+)
+def test_what_cannot_be_is_said_at_once(configured, arguments, message):
+    with pytest.raises(ToolConfigurationError, match=message):
+        configured(*arguments)
