@@ -1,5 +1,6 @@
 """Output files that are whole or not there at all."""
 
+import glob
 import os
 import shutil
 import tempfile
@@ -11,6 +12,7 @@ import tables
 __all__ = [
     "close_verified",
     "reason",
+    "remove_leftovers",
     "replaced_folder_when_whole",
     "replaced_when_whole",
 ]
@@ -47,6 +49,19 @@ def replaced_when_whole(path):
     except BaseException:
         aside.unlink(missing_ok=True)
         raise
+
+
+def remove_leftovers(path):
+    """Remove what a killed process left of a file in `replaced_when_whole`.
+
+    Parameters
+    ----------
+    path : path-like
+        Of the file that was to be. No other process may be writing it.
+    """
+    path = Path(path).resolve()
+    for leftover in path.parent.glob(f".{glob.escape(path.name)}.*"):
+        leftover.unlink(missing_ok=True)
 
 
 @contextmanager

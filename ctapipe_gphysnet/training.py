@@ -8,23 +8,49 @@ from pathlib import Path
 import lightning
 import numpy as np
 import torch
-from lightning.pytorch.callbacks import LearningRateMonitor, ModelCheckpoint
-from lightning.pytorch.loggers import CSVLogger
+from lightning.pytorch.callbacks import (
+    EarlyStopping,
+    LearningRateMonitor,
+    ModelCheckpoint,
+)
+from lightning.pytorch.loggers import CSVLogger, TensorBoardLogger
 from lightning.pytorch.plugins.environments import LightningEnvironment
 from torch.utils.data import DataLoader
 from torchmetrics.functional.classification import binary_auroc
 from torchmetrics.utilities.distributed import gather_all_tensors
 
+from .averaging import AveragedWeights
 from .balance import Balance
 from .batches import Augmentation, Batches, OrderedBatches, Share, ShuffledBatches
 from .losses import gradient_penalty, task_losses
 from .optimization import OPTIMIZERS, SCHEDULES, make_optimizer, make_schedule
+from .resuming import (
+    LAST,
+    BestCheckpoint,
+    WholeCheckpoints,
+    configuration,
+    read_checkpoint,
+    remove_partial_checkpoints,
+    signals_reported,
+)
 
-__all__ = ["GammaPhysNetTraining", "TrainingOptions", "hardware", "train"]
+__all__ = [
+    "GammaPhysNetTraining",
+    "TrainingOptions",
+    "hardware",
+    "monitored_quantities",
+    "train",
+]
 
 VALIDATION_BATCH_SIZE = 256
 MOST_WORKERS = 12
 CLASS_BALANCES = ("weights", "none")
+# what is better of the metrics of a task
+METRICS = {
+    "auc": ("particle_type", "max"),
+    "angle_68": ("direction", "min"),
+    "energy_68": ("energy", "min"),
+}
 
 
 @dataclass(frozen=True)
@@ -61,6 +87,16 @@ class TrainingOptions:
         Share of the showers kept for validation.
     precision : {"32-true", "bf16-mixed"}
         As Lightning names it.
+    gradient_clip : float
+        Greatest norm of the gradient of all parameters; 0 for no limit.
+    average_weights : float
+        Decay of `ctapipe_gphysnet.averaging.AveragedWeights`; 0 for no average.
+    monitor : str
+        One of `monitored_quantities`, to tell better epochs from worse.
+    keep : {"last", "best"}
+        Epoch whose weights the network gets at the end.
+    patience : int
+        Stop after so many epochs without a better one; 0 for never.
     device : str
         "auto", "cpu", "cuda" or "cuda:n".
     devices : int, optional
@@ -90,6 +126,11 @@ class TrainingOptions:
     gradient_penalty: float = 0.0
     validation_fraction: float = 0.1
     precision: str = "32-true"
+    gradient_clip: float = 1.0
+    average_weights: float = 0.0
+    monitor: str = "validation_loss"
+    keep: str = "last"
+    patience: int = 0
     device: str = "auto"
     devices: int | None = None
     nodes: int = 1
@@ -137,6 +178,16 @@ class TrainingOptions:
     def needs_double_backward(self):
         """Whether gradients of gradients of the network are taken."""
         return self.gradient_penalty > 0
+        for name in ("gradient_clip", "average_weights", "patience"):
+            value = getattr(self, name)
+            if not value >= 0:
+                raise ValueError(f"{name} must be 0 or more, got {value}")
+        if not self.average_weights < 1:
+            raise ValueError(
+                f"average_weights must be below 1, got {self.average_weights}"
+            )
+        if self.keep not in ("last", "best"):
+            raise ValueError(f"keep must be last or best, got {self.keep}")
 
     @property
     def recipe(self):
@@ -153,7 +204,9 @@ class TrainingOptions:
 
         on_cpu = select_device(self.device).type == "cpu"
         exact = self.precision == "32-true" and not self.compile
-        return "pixels" if on_cpu and exact else "dense"
+        # the machine code has first derivatives alone
+        machine_code = on_cpu and exact and not self.needs_double_backward
+        return "pixels" if machine_code else "dense"
 
 
 class GammaPhysNetTraining(lightning.LightningModule):
@@ -165,15 +218,19 @@ class GammaPhysNetTraining(lightning.LightningModule):
     options : TrainingOptions
     class_weights : sequence of float
         Weight of background and signal in the cross-entropy.
+    configuration : dict
+        Of the training, to store in its checkpoints.
     """
 
-    def __init__(self, network, options, class_weights):
+    def __init__(self, network, options, class_weights, configuration):
         super().__init__()
         self.network = network
         self.options = options
         self.balance = options.balance.make(
             network.options.tasks, network.backbone.stages[-1][-1].conv2.weight
         )
+        self.configuration = configuration
+        self.balance = MultiTaskLoss(network.options.tasks)
         self.register_buffer("class_weights", torch.tensor(class_weights).float())
         # kept out of the module's registry: the same parameters, compiled
         self._forward = [torch.compile(network) if options.compile else network]
@@ -198,8 +255,7 @@ class GammaPhysNetTraining(lightning.LightningModule):
             total = total + self.options.gradient_penalty * penalty
             losses["gradient_penalty"] = penalty
         if not torch.isfinite(total):
-            values = {task: float(loss) for task, loss in losses.items()}
-            raise FloatingPointError(f"the loss is not finite: {values}")
+            raise self._not_finite(losses)
         self.log_dict(losses, prog_bar=True)
         return total
 
@@ -222,7 +278,11 @@ class GammaPhysNetTraining(lightning.LightningModule):
             truth["classified"],
             self.class_weights.cpu(),
         )
+        total = sum(losses.values())
+        if not torch.isfinite(total):  # before these weights become a checkpoint
+            raise self._not_finite(losses)
         metrics = {f"validation_{task}": loss for task, loss in losses.items()}
+        metrics["validation_loss"] = total
         self.log_dict(metrics, sync_dist=True)
         self.log_dict(validation_metrics(outputs, truth), prog_bar=True, sync_dist=True)
 
@@ -234,17 +294,24 @@ class GammaPhysNetTraining(lightning.LightningModule):
             tensor = torch.cat([part.cpu() for part in every])
         return tensor
 
-    def on_save_checkpoint(self, checkpoint):
-        checkpoint["training_options"] = self.options.recipe
+    def _not_finite(self, losses):
+        values = {task: float(loss.detach()) for task, loss in losses.items()}
+        return FloatingPointError(
+            f"the loss is not finite in epoch {self.current_epoch + 1}: {values}."
+            " Resumed, it would be so again: train anew with a lower learning_rate or"
+            " gradient_clip, and look for outliers in the inputs"
+        )
 
-    def on_load_checkpoint(self, checkpoint):
-        before, now = checkpoint["training_options"], self.options.recipe
-        for name, value in now.items():
-            if before.get(name) != value:
-                raise ValueError(
-                    f"{name} is {value}, but the training to resume had"
-                    f" {before.get(name)}; resume with the same options"
-                )
+    def on_save_checkpoint(self, checkpoint):
+        checkpoint["configuration"] = self.configuration
+        checkpoint["complete"] = (
+            self.trainer.should_stop or self.current_epoch + 1 >= self.options.epochs
+        )
+        checkpoint["metrics"] = {
+            name: float(value)
+            for name, value in self.trainer.callback_metrics.items()
+            if name in METRICS or name.startswith("validation_")
+        }
 
     def configure_optimizers(self):
         optimizer = make_optimizer(self.network, self.balance, self.options)
@@ -283,7 +350,27 @@ def validation_metrics(outputs, truth):
     return metrics
 
 
-def train(network, sample, preprocessing, options, directory, resume=False):
+def monitored_quantities(tasks):
+    """Quantities that tell which epoch is the best.
+
+    Parameters
+    ----------
+    tasks : iterable of str
+
+    Returns
+    -------
+    dict of str to {"min", "max"}
+        Whether less is better, or more. ``validation_loss`` is the sum of those of all
+        tasks.
+    """
+    losses = dict.fromkeys(["loss", *tasks], "min")
+    return {
+        **{f"validation_{name}": mode for name, mode in losses.items()},
+        **{name: mode for name, (task, mode) in METRICS.items() if task in tasks},
+    }
+
+
+def train(network, sample, preprocessing, options, directory, resume=False, inputs=None):
     """Train a network.
 
     Parameters
@@ -299,21 +386,30 @@ def train(network, sample, preprocessing, options, directory, resume=False):
     resume : bool
         Go on from the last checkpoint in ``directory``, of the last whole
         epoch.
+    inputs : dict, optional
+        What else has to be the same at a resume, as for
+        `ctapipe_gphysnet.resuming.configuration`.
 
     Returns
     -------
-    dict
-        Processes, events used, and the metrics of the validation events at the end.
+    dict or None
+        Processes, events used, epochs of the weights that were kept, and their metrics of
+        the validation events. In the first process alone, if several train together.
 
     Raises
     ------
     ValueError
-        If signal or background is missing, if the training to resume had other
-        options, or if there are not as many processes as the options say.
+        If signal or background is missing, if there are too few events, or not as many
+        processes as the options say.
     FileNotFoundError
         If there is nothing to resume.
+    CheckpointError
+        If the training to resume had another configuration, if its checkpoint is
+        damaged, or if one cannot be written.
     FloatingPointError
         If the loss is not finite.
+    TrainingStopped
+        By Ctrl-C or SIGTERM.
     """
     training, validation = sample.split(options.validation_fraction, options.seed)
     classes = np.bincount(
@@ -326,6 +422,12 @@ def train(network, sample, preprocessing, options, directory, resume=False):
     ):
         if count == 0:
             raise ValueError(f"no {name} events to train on after the selection")
+    if len(training) < options.batch_size or len(validation) == 0:
+        raise ValueError(
+            f"{len(training)} events to train on and {len(validation)} to validate with"
+            f" are too few for a batch_size of {options.batch_size} and a"
+            f" validation_fraction of {options.validation_fraction}"
+        )
     where = hardware(options)
     lightning.seed_everything(options.seed, verbose=False)
     class_weights = np.ones(2)
@@ -338,17 +440,34 @@ def train(network, sample, preprocessing, options, directory, resume=False):
     # without a quantity to monitor, the newest checkpoint replaces the one before
     newest = ModelCheckpoint(
         directory, filename=checkpoint.stem, save_top_k=1, enable_version_counter=False
+    plan = configuration(options, network.options, preprocessing, inputs or {})
+    module = GammaPhysNetTraining(
+        network,
+        options,
+        class_weights=classes.sum() / (2 * np.maximum(classes, 1)),
+        configuration=plan,
+    )
+    last = Path(directory) / LAST
+    complete = resume and read_checkpoint(last, plan)["complete"]
+    plugins = [WholeCheckpoints(), *where.pop("plugins", [])]
+    log = CSVLogger(directory, name="log")
+    curves = TensorBoardLogger(
+        directory, name="log", version=log.version, default_hp_metric=False
     )
     trainer = lightning.Trainer(
         max_epochs=options.epochs,
         precision=options.precision,
-        gradient_clip_val=1.0,
-        logger=CSVLogger(directory, name="log"),
-        callbacks=[newest, LearningRateMonitor("epoch")],
+        gradient_clip_val=options.gradient_clip or None,
+        logger=[log, curves],
+        callbacks=[
+            LearningRateMonitor("epoch"),
+            *_callbacks(network, options, directory),
+        ],
         num_sanity_val_steps=0,
         log_every_n_steps=50,
         enable_model_summary=False,
         use_distributed_sampler=False,
+        plugins=plugins,
         **where,
     )
     share = Share(trainer.global_rank, trainer.world_size)
@@ -357,26 +476,49 @@ def train(network, sample, preprocessing, options, directory, resume=False):
     kept = Batches(sample, validation, preprocessing)
     kept_order = OrderedBatches(len(validation), VALIDATION_BATCH_SIZE, share)
     workers = _workers(options.device)
-    trainer.fit(
-        module,
-        DataLoader(batches, sampler=order, batch_size=None, **workers),
-        DataLoader(kept, sampler=kept_order, batch_size=None, **workers),
-        ckpt_path=checkpoint if resume else None,
-    )
-    if trainer.interrupted:
-        raise KeyboardInterrupt
-    names = ("auc", "angle_68", "energy_68")
+    if trainer.is_global_zero:
+        remove_partial_checkpoints(directory)
+    if not complete:
+        with signals_reported(directory, plan):
+            trainer.fit(
+                module,
+                DataLoader(batches, sampler=order, batch_size=None, **workers),
+                DataLoader(kept, sampler=kept_order, batch_size=None, **workers),
+                ckpt_path=last if resume else None,
+            )
+    if not trainer.is_global_zero:
+        return None
+    chosen = read_checkpoint(Path(directory) / f"{options.keep}.ckpt", plan)
+    module.load_state_dict(chosen["state_dict"])
     return {
         "n_processes": trainer.world_size,
         "n_training": len(training),
         "n_validation": len(validation),
+        "epochs": chosen["epoch"] + 1,
         "metrics": {
             # JSON knows no NaN
-            name: float(value) if torch.isfinite(value) else None
-            for name, value in trainer.callback_metrics.items()
-            if name in names or name.startswith("validation_")
+            name: value if math.isfinite(value) else None
+            for name, value in chosen["metrics"].items()
         },
     }
+
+
+def _callbacks(network, options, directory):
+    """What happens between the steps and the epochs."""
+    callbacks = []
+    mode = monitored_quantities(network.options.tasks)[options.monitor]
+    if options.average_weights:
+        callbacks.append(AveragedWeights(options.average_weights))
+    if options.patience:
+        stopping = EarlyStopping(options.monitor, mode=mode, patience=options.patience)
+        callbacks.append(stopping)
+    callbacks.append(BestCheckpoint(directory, options.monitor, mode))
+    # The last comes last, for it stores what the others know. Without a quantity to
+    # monitor, the newest replaces the one before.
+    newest = ModelCheckpoint(
+        directory, filename=Path(LAST).stem, save_top_k=1, enable_version_counter=False
+    )
+    return [*callbacks, newest]
 
 
 def _workers(device):

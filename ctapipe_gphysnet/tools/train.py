@@ -3,6 +3,7 @@
 import hashlib
 import subprocess
 import time
+from dataclasses import replace
 from datetime import UTC, datetime
 from importlib.metadata import version
 from pathlib import Path
@@ -22,15 +23,18 @@ from ctapipe.core.traits import Path as PathTrait
 from ctapipe.io.metadata import read_reference_metadata
 
 from ..events import EventError, EventSample, EventSelection, read_events
+from ..files import remove_leftovers
 from ..lstchain import is_lstchain
 from ..preprocessing import Preprocessing
 from ..resources import find_recipe, recipe_names
+from ..seeds import card_configuration, index_path, seed_outputs, write_index
 from ..tasks import TASKS
 from .export import apply_models_command
-from .outputs import verify_output
+from .outputs import failures_of_writing, verify_output
 
 __all__ = ["TrainTool", "main"]
 
+CARD_SOURCES = ("inputs", "regression_inputs", "quality_criteria")
 SOFTWARE = ("ctapipe_gphysnet", "ctapipe", "torch", "lightning", "numpy")
 
 
@@ -178,6 +182,41 @@ class TrainTool(Tool):
         config=True
     )
     seed = Int(0, help="Seed of weights, split and order of the events").tag(config=True)
+    n_seeds = Int(
+        1,
+        min=1,
+        help=(
+            "Models to train, with seed, seed + 1 and so on: NAME_seed0.safetensors ..."
+            " and the table NAME_seeds.ecsv. What is complete is not trained again"
+        ),
+    ).tag(config=True)
+    gradient_clip = Float(
+        1.0, help="Greatest norm of the gradient of all parameters; 0 for no limit"
+    ).tag(config=True)
+    average_weights = Float(
+        0.0,
+        help=(
+            "Decay of an exponential moving average of the weights over the steps, such"
+            " as 0.999; the average is validated and kept. 0 for none"
+        ),
+    ).tag(config=True)
+    monitor = Unicode(
+        "validation_loss",
+        help=(
+            "What tells the best epoch: validation_loss, the sum of those of the tasks,"
+            " or validation_TASK, auc, angle_68, energy_68"
+        ),
+    ).tag(config=True)
+    keep = CaselessStrEnum(
+        ["last", "best"], default_value="last", help="Epoch that becomes the model file"
+    ).tag(config=True)
+    patience = Int(
+        0,
+        help=(
+            "Stop after so many epochs without a better one; 0 for never. Of little use"
+            " with the one-cycle schedule, where the last epochs are the best"
+        ),
+    ).tag(config=True)
     device = Unicode("auto", help="auto, cpu, cuda or cuda:n").tag(config=True)
     devices = Int(
         default_value=None,
@@ -229,6 +268,7 @@ class TrainTool(Tool):
         "dead-pixels": "TrainTool.dead_pixels",
         "charge-error": "TrainTool.charge_error",
         "seed": "TrainTool.seed",
+        "n-seeds": "TrainTool.n_seeds",
         "device": "TrainTool.device",
         "devices": "TrainTool.devices",
         "nodes": "TrainTool.nodes",
@@ -253,13 +293,28 @@ class TrainTool(Tool):
         from ..inference import select_device
         from ..network.model import NetworkOptions
         from ..pickled import pickle_paths
-        from ..training import TrainingOptions, hardware
+        from ..training import TrainingOptions, hardware, monitored_quantities
 
         if not self.inputs:
             raise ToolConfigurationError("no input: give DL1 files with --input")
         if self.output is None:
             raise ToolConfigurationError("no output: give a model file with --output")
-        verify_output(self.output, self.overwrite)
+        self.outputs = seed_outputs(
+            self.output, range(self.seed, self.seed + self.n_seeds)
+        )
+        for output in self.outputs.values():
+            verify_output(output, self.overwrite or self.n_seeds > 1)
+        if self.n_seeds > 1 and self.export_ctapipe is not None:
+            raise ToolConfigurationError(
+                "export_ctapipe is for one model, not for n_seeds; choose one of them and"
+                " use gphysnet-export"
+            )
+        quantities = monitored_quantities(self.tasks)
+        if self.monitor not in quantities:
+            raise ToolConfigurationError(
+                f"monitor is {self.monitor}, but with the tasks {', '.join(self.tasks)}"
+                f" it can be {', '.join(quantities)}"
+            )
         try:
             if self.export_ctapipe is not None:  # now, not after hours of training
                 pickle_paths(self.export_ctapipe, self.overwrite)
@@ -290,6 +345,11 @@ class TrainTool(Tool):
                 gradient_penalty=self.gradient_penalty,
                 validation_fraction=self.validation_fraction,
                 precision=self.precision,
+                gradient_clip=self.gradient_clip,
+                average_weights=self.average_weights,
+                monitor=self.monitor,
+                keep=self.keep,
+                patience=self.patience,
                 device=self.device,
                 devices=self.devices,
                 nodes=self.nodes,
@@ -308,18 +368,89 @@ class TrainTool(Tool):
         self.selection = EventSelection(parent=self)
         # now, for the checkout may change while the training runs
         self.git_revision = _git_revision()
+        self.sources = self._sources()
+        self.unfinished = self._unfinished()
 
     def start(self):
-        import torch
         from lightning.pytorch.utilities import rank_zero_only
-
-        from ..checkpoint import Model, write_model
-        from ..network.model import GammaPhysNet
-        from ..pickled import export
-        from ..training import train
 
         if rank_zero_only.rank:  # the first process tells and writes what there is
             self.log.setLevel("WARNING")
+        if self.unfinished:
+            self._train_all()
+        if self.n_seeds > 1 and not rank_zero_only.rank:
+            index = index_path(self.output)
+            with failures_of_writing(index):
+                write_index(index, self.outputs)
+            self.log.info("wrote %s", index)
+
+    def _sources(self):
+        """What a training has to have in common with one that it goes on with."""
+        from ..checkpoint import ModelFileError, card_identity, read_card
+
+        initial = None
+        if self.initial_model is not None:
+            try:
+                initial = card_identity(read_card(self.initial_model))
+            except ModelFileError as error:
+                raise ToolConfigurationError(str(error)) from None
+        return {
+            "inputs": [_identity(path) for path in self.inputs],
+            "regression_inputs": [_identity(path) for path in self.regression_inputs],
+            "quality_criteria": [list(pair) for pair in self.selection.quality_criteria],
+            "initial_model": initial,
+        }
+
+    def _unfinished(self):
+        """Seeds to train, and whether they go on from a checkpoint.
+
+        Raises
+        ------
+        ToolConfigurationError
+            If that would cost what is there, or if there is nothing to resume.
+        """
+        from ..resuming import LAST, configuration, first_difference, read_checkpoint
+
+        resumes = {}
+        anew = self.overwrite and not self.resume
+        for seed, output in self.outputs.items():
+            options = replace(self.training_options, seed=seed)
+            plan = configuration(
+                options, self.network_options, self.preparation, self.sources
+            )
+            if self.n_seeds > 1 and output.exists() and not anew:
+                difference = first_difference(_card_configuration(output), plan)
+                if difference is None:
+                    self.log.info("%s is complete", output)
+                    continue
+                if not self.overwrite:
+                    name, old, new = difference
+                    raise ToolConfigurationError(
+                        f"{output} exists, but {name} is {new} and was {old} for it;"
+                        " choose another name or give --overwrite"
+                    )
+            last = output.with_suffix(".training") / LAST
+            if last.exists() and not (self.resume or self.overwrite):
+                raise ToolConfigurationError(
+                    f"{last} is of a training that can go on: give --resume, or"
+                    " --overwrite to begin anew"
+                )
+            resumes[seed] = self.resume and (self.n_seeds == 1 or last.exists())
+            if resumes[seed]:
+                try:
+                    read_checkpoint(last, plan)
+                except OSError as error:
+                    raise ToolConfigurationError(str(error)) from None
+        if self.resume and len(resumes) == self.n_seeds and not any(resumes.values()):
+            raise ToolConfigurationError(
+                f"neither a checkpoint nor a model file of {self.output} and its"
+                f" {self.n_seeds} seeds: nothing to resume"
+            )
+        return resumes
+
+    def _train_all(self):
+        from ..resuming import CheckpointError, TrainingStopped
+
         sample = self._read()
         self.log.info(
             "%d images pass the selection, %d of gamma rays\n%s",
@@ -327,9 +458,28 @@ class TrainTool(Tool):
             sample.is_signal.sum(),
             self.selection.to_table(),
         )
-        torch.manual_seed(self.seed)
+        for seed, resume in self.unfinished.items():
+            try:
+                self._train(sample, seed, resume)
+            except TrainingStopped as stopped:
+                self.log.error("%s", stopped)
+                raise SystemExit(stopped.exit_code) from None
+            except (CheckpointError, FloatingPointError) as error:
+                raise ToolConfigurationError(str(error)) from error
+
+    def _train(self, sample, seed, resume):
+        """Train one model and write its file."""
+        import torch
+
+        from ..checkpoint import Model, write_model
+        from ..network.model import GammaPhysNet
+        from ..pickled import export
+        from ..training import train
+
+        options, output = replace(self.training_options, seed=seed), self.outputs[seed]
+        torch.manual_seed(seed)
         network = GammaPhysNet(
-            sample.camera.lattice, self.network_options, self.training_options.backend
+            sample.camera.lattice, self.network_options, options.backend
         )
         start = self._load_initial(network, sample.camera)
         began = time.monotonic()
@@ -337,19 +487,23 @@ class TrainTool(Tool):
             network,
             sample,
             self.preparation,
-            self.training_options,
-            self.output.with_suffix(".training"),
-            self.resume,
+            options,
+            output.with_suffix(".training"),
+            resume,
+            self.sources,
         )
-        if rank_zero_only.rank:
+        if result is None:  # the first process has it
             return
-        information = self._information(sample, result, time.monotonic() - began)
+        seconds = time.monotonic() - began
+        information = self._information(sample, result, seconds, options, output)
         information["training"]["initial_model"] = start
         model = Model(network, sample.camera, self.preparation, information)
-        write_model(self.output, model)
-        self.log.info("wrote %s: %s", self.output, result["metrics"])
+        remove_leftovers(output)
+        with failures_of_writing(output):
+            write_model(output, model)
+        self.log.info("wrote %s: %s", output, result["metrics"])
         if self.export_ctapipe is not None:
-            paths = export(self.output, self.export_ctapipe, self.overwrite)
+            paths = export(output, self.export_ctapipe, self.overwrite)
             self.log.info("wrote pickles for\n%s", apply_models_command(paths))
 
     def _load_initial(self, network, camera):
@@ -395,9 +549,13 @@ class TrainTool(Tool):
             raise ToolConfigurationError(str(error)) from None
         return EventSample.concatenate(samples)
 
-    def _information(self, sample, result, seconds):
+    def _name(self, output):
+        """Name on the card of one of the outputs."""
+        stem = self.output.stem
+        return (self.model_name or stem) + output.stem.removeprefix(stem)
+
+    def _information(self, sample, result, seconds, options, output):
         """The free part of the model card."""
-        options = self.training_options
         energy = np.asarray(sample.truth["true_energy"][sample.is_signal])
         primaries, counts = np.unique(
             sample.truth["true_shower_primary_id"], return_counts=True
@@ -407,12 +565,11 @@ class TrainTool(Tool):
             for name in ("alt", "az")
         }
         return {
-            "name": self.model_name or self.output.stem,
+            "name": self._name(output),
             "description": self.model_description,
             "created": datetime.now(UTC).isoformat(timespec="seconds"),
             "training": {
-                "inputs": [_identity(path) for path in self.inputs],
-                "regression_inputs": [_identity(path) for path in self.regression_inputs],
+                **{name: self.sources[name] for name in CARD_SOURCES},
                 "selection": _selection_counts(self.selection),
                 "n_images": result["n_training"],
                 "images_by_primary_id": {
@@ -423,7 +580,8 @@ class TrainTool(Tool):
                     name: [float(value.min()), float(value.max())]
                     for name, value in degrees.items()
                 },
-                "image_presentations": options.epochs
+                "epochs": result["epochs"],
+                "image_presentations": result["epochs"]
                 * (result["n_training"] // options.batch_size)
                 * options.batch_size,
                 "n_processes": result["n_processes"],
@@ -443,12 +601,25 @@ def _identity(path):
 
     Files of lstchain have no identifier, so their digest stands for it.
     """
-    if is_lstchain(path):
-        with open(path, "rb") as file:
-            identity = {"sha256": hashlib.file_digest(file, "sha256").hexdigest()}
-    else:
-        identity = {"product_id": str(read_reference_metadata(path).product.id_)}
+    identity = {}
+    try:
+        if is_lstchain(path):
+            with open(path, "rb") as file:
+                identity["sha256"] = hashlib.file_digest(file, "sha256").hexdigest()
+        else:
+            identity["product_id"] = str(read_reference_metadata(path).product.id_)
+    except Exception:  # each library raises its own; reading will say what is wrong
+        pass
     return {"file": Path(path).name, **identity}
+
+
+def _card_configuration(path):
+    from ..checkpoint import ModelFileError, read_card
+
+    try:
+        return card_configuration(read_card(path))
+    except ModelFileError as error:
+        raise ToolConfigurationError(str(error)) from None
 
 
 def _selection_counts(selection):

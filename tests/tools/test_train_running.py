@@ -1,0 +1,200 @@
+"""Trainings that are interrupted, and several in one go."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+
+import pytest
+import torch
+from astropy.table import Table
+from running import run
+
+from ctapipe_gphysnet.checkpoint import read_card, read_model
+
+pytest.importorskip("lightning", reason="the extra train is not installed")
+
+SMALL = [
+    "--blocks=1",
+    "--TrainTool.channels=4",
+    "--TrainTool.channels=4",
+    "--TrainTool.head_width=4",
+    "--TrainTool.tasks=direction",
+    "--TrainTool.tasks=particle_type",
+    "--attention=none",
+    "--batch-size=32",
+    "--device=cpu",
+]
+
+pytestmark = pytest.mark.filterwarnings("ignore:::lightning")
+
+
+@pytest.fixture
+def train(sample_path):
+    """Function: exit code of gphysnet-train with a small network."""
+    from ctapipe_gphysnet.tools.train import TrainTool
+
+    def run_tool(output, *arguments, raises=True):
+        arguments = [f"--input={sample_path}", f"--output={output}", *SMALL, *arguments]
+        return run(TrainTool(), *arguments, cwd=output.parent, raises=raises)
+
+    return run_tool
+
+
+# what a killed process does until its end
+KILLED = """
+import os, signal, sys
+from ctapipe_gphysnet import files
+from ctapipe_gphysnet.tools.train import TrainTool
+from ctapipe_gphysnet.training import GammaPhysNetTraining
+
+def kill(*_):
+    os.kill(os.getpid(), signal.SIGKILL)
+
+step = GammaPhysNetTraining.training_step
+
+def training_step(self, batch, index):
+    if self.current_epoch == 1:
+        if {in_step} and index == 2:
+            kill()
+        os.fsync = kill  # when the next checkpoint is written, but not yet in its place
+    return step(self, batch, index)
+
+GammaPhysNetTraining.training_step = training_step
+TrainTool().run(sys.argv[1:])
+"""
+
+
+@pytest.mark.parametrize("in_step", [True, False], ids=["step", "write"])
+def test_killed_and_resumed(train, sample_path, tmp_path, in_step):
+    options = ["--epochs=3", "--TrainTool.average_weights=0.9"]
+    output = tmp_path / "model.safetensors"
+    arguments = [f"--input={sample_path}", f"--output={output}", *SMALL, *options]
+    killed = subprocess.run(
+        [sys.executable, "-c", KILLED.format(in_step=in_step), *arguments],
+        cwd=tmp_path,
+        capture_output=True,
+        env={**os.environ, "OMP_NUM_THREADS": str(torch.get_num_threads())},
+    )
+    assert killed.returncode == -signal.SIGKILL, killed.stderr[-2000:]
+    assert not output.exists()
+    folder = tmp_path / "model.training"
+    leftovers = {path.name.rsplit(".", 1)[0] for path in folder.glob(".*")}
+    assert leftovers == (set() if in_step else {".best.ckpt"})
+    with pytest.raises(Exception, match="give --resume, or --overwrite to begin anew"):
+        train(output, *options)
+    train(output, *options, "--resume")
+    assert not list(folder.glob(".*"))
+    whole = tmp_path / "whole.safetensors"
+    train(whole, *options)
+    expected = read_model(whole).network.state_dict()
+    for name, value in read_model(output).network.state_dict().items():
+        assert torch.equal(value, expected[name]), name
+    assert read_card(output)["validation"] == read_card(whole)["validation"]
+
+
+def test_ctrl_c(train, tmp_path, monkeypatch, caplog):
+    from ctapipe_gphysnet.training import GammaPhysNetTraining
+
+    def press(*_):
+        os.kill(os.getpid(), signal.SIGINT)
+
+    output = tmp_path / "model.safetensors"
+    monkeypatch.setattr(GammaPhysNetTraining, "on_validation_start", press)
+    assert train(output, raises=False) == 130
+    assert "Ctrl-C stopped the training; there is no whole epoch" in caplog.text
+    assert not output.exists()
+
+
+def test_failed_writing_of_the_model(train, tmp_path, monkeypatch):
+    """The training need not be repeated, and the file is made without it."""
+    from ctapipe_gphysnet.training import GammaPhysNetTraining
+
+    def full(*_):
+        raise OSError(28, "No space left on device")
+
+    output = tmp_path / "model.safetensors"
+    with monkeypatch.context() as patch:
+        patch.setattr("ctapipe_gphysnet.checkpoint.save", full)
+        with pytest.raises(Exception, match="model.safetensors cannot be written.*space"):
+            train(output, "--epochs=1")
+    assert not output.exists()
+    monkeypatch.setattr(GammaPhysNetTraining, "training_step", full)
+    train(output, "--epochs=1", "--resume")
+    assert read_card(output)["validation"]["auc"] > 0
+
+
+def test_several_seeds(train, tmp_path, monkeypatch):
+    from ctapipe_gphysnet.training import GammaPhysNetTraining
+
+    output = tmp_path / "model.safetensors"
+    options = ["--epochs=2", "--n-seeds=2", "--seed=5"]
+    step = GammaPhysNetTraining.training_step
+
+    def fail_with_second_seed(self, batch, index):
+        if self.options.seed == 6 and self.current_epoch == 1:
+            raise RuntimeError("failed")
+        return step(self, batch, index)
+
+    with pytest.raises(Exception, match="2 seeds: nothing to resume"):
+        train(output, *options, "--resume")
+    with monkeypatch.context() as patch:
+        patch.setattr(GammaPhysNetTraining, "training_step", fail_with_second_seed)
+        with pytest.raises(RuntimeError, match="failed"):
+            train(output, *options)
+    first, second = (tmp_path / f"model_seed{seed}.safetensors" for seed in (5, 6))
+    before = first.stat()
+    assert not second.exists()
+    with pytest.raises(
+        Exception, match="model_seed6.training/last.ckpt is of a training"
+    ):
+        train(output, *options)
+    train(output, *options, "--resume")
+    alone = tmp_path / "alone.safetensors"
+    train(alone, "--epochs=2", "--seed=6")
+    assert read_card(second)["weights_sha256"] == read_card(alone)["weights_sha256"]
+    assert read_card(second)["name"] == "model_seed6"
+    index = tmp_path / "model_seeds.ecsv"
+    table = Table.read(index)
+    assert list(table["file"]) == [first.name, second.name]
+    assert table["auc"][1] == read_card(second)["validation"]["auc"]
+    # what is complete is left as it is
+    index.unlink()
+    with monkeypatch.context() as patch:
+        patch.setattr("ctapipe_gphysnet.training.train", None)
+        train(output, *options)
+        with pytest.raises(Exception, match="model_seed5.* but epochs is 3 and was 2"):
+            train(output, "--epochs=3", *options[1:])
+        with pytest.raises(Exception, match="hillas_width > 0"):
+            config = tmp_path / "selection.json"
+            criteria = {"quality_criteria": [["width", "hillas_width > 0"]]}
+            config.write_text(json.dumps({"EventSelection": criteria}))
+            train(output, *options, f"--config={config}")
+    assert index.exists()
+    assert first.stat().st_mtime_ns == before.st_mtime_ns
+    assert not list(tmp_path.glob(".*"))
+
+
+@pytest.mark.parametrize(
+    ("argument", "message"),
+    [
+        ("--n-seeds=0", "n_seeds"),
+        ("--TrainTool.monitor=energy_68", "it can be .*auc, angle_68"),
+        ("--TrainTool.patience=-1", "patience must be 0 or more"),
+        ("--TrainTool.average_weights=1", "average_weights must be below 1"),
+        ("--TrainTool.gradient_clip=-1", "gradient_clip must be 0 or more"),
+    ],
+)
+def test_bad_options(train, tmp_path, argument, message):
+    with pytest.raises(Exception, match=message):
+        train(tmp_path / "model.safetensors", argument)
+
+
+def test_pickles_are_of_one_model(train, tmp_path):
+    with pytest.raises(Exception, match="use gphysnet-export"):
+        train(
+            tmp_path / "model.safetensors",
+            "--n-seeds=2",
+            f"--export-ctapipe={tmp_path / 'pickles'}",
+        )
