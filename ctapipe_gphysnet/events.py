@@ -1,20 +1,26 @@
 """Simulated DL1 events as arrays to train on."""
 
 import math
+import os
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
+import tables
 from astropy.table import Table, vstack
+from ctapipe import __version__ as ctapipe_version
 from ctapipe.core import QualityQuery
 from ctapipe.core.expression_engine import ExpressionError
 from ctapipe.core.traits import List, Tuple, Unicode
 from ctapipe.instrument import FocalLengthKind
 from ctapipe.io import TableLoader
+from ctapipe.io.hdf5eventsource import COMPATIBLE_DATA_MODEL_VERSIONS
 from tqdm.auto import tqdm
 
 from .camera import CameraLayout, CameraMismatch
-from .dl1 import DL1Error
+from .dl1 import DL1Error, Reading
+from .files import reason
+from .image_store import ImageStore
 from .lattice import LatticeError
 from .lstchain import LstchainFile, is_lstchain
 from .tasks import GAMMA_ID, TASKS
@@ -129,22 +135,6 @@ class EventSample:
         """Gamma rays, bool of shape (N,)."""
         return np.asarray(self.truth["true_shower_primary_id"]) == GAMMA_ID
 
-    @classmethod
-    def concatenate(cls, samples):
-        """One sample of several with the same camera and tasks."""
-        first = samples[0]
-        return cls(
-            charge=np.concatenate([sample.charge for sample in samples]),
-            peak_time=np.concatenate([sample.peak_time for sample in samples]),
-            targets={
-                task: np.concatenate([sample.targets[task] for sample in samples])
-                for task in first.targets
-            },
-            truth=vstack([s.truth for s in samples], metadata_conflicts="silent"),
-            camera=first.camera,
-            classified=np.concatenate([sample.classified for sample in samples]),
-        )
-
     def split(self, fraction, seed):
         """Part the events by shower, so that no shower is on both sides.
 
@@ -164,11 +154,19 @@ class EventSample:
         return np.flatnonzero(~aside), np.flatnonzero(aside)
 
 
-def read_events(paths, selection, tasks, camera=None, classify=True, progress=True):
+def read_events(
+    paths,
+    selection,
+    tasks,
+    regression_paths=(),
+    camera=None,
+    store=None,
+    progress=True,
+):
     """Read and select the images of simulated DL1 files.
 
-    Telescopes whose camera is that of the first telescope type found (or of
-    ``camera``) are pooled; others are left out.
+    Telescopes whose camera is that of the first telescope found (or ``camera``) are
+    pooled; others are left out, with a warning.
 
     Parameters
     ----------
@@ -178,10 +176,13 @@ def read_events(paths, selection, tasks, camera=None, classify=True, progress=Tr
         Which images to keep; its counts go on.
     tasks : iterable of str
         Names in `ctapipe_gphysnet.tasks.TASKS`.
+    regression_paths : iterable of path-like
+        More files, whose events are not to learn the particle type from.
     camera : CameraLayout, optional
         The camera to read.
-    classify : bool
-        Whether to learn the particle type from these events.
+    store : ImageStore, optional
+        Where the images go; by default one with its default options. It has to stay
+        open as long as the images are used.
     progress : bool
         Show a progress bar.
 
@@ -192,36 +193,56 @@ def read_events(paths, selection, tasks, camera=None, classify=True, progress=Tr
     Raises
     ------
     EventError
-        If a file has no images, no truth or no telescope with the camera, or
-        if no event passes the selection.
+        If a file cannot be read, has no images, no truth or no telescope with the
+        camera, or if no event passes the selection.
+    ImageStoreError
+        If there is no room for the images.
     """
-    parts = []
-    for path in paths:
+    store = ImageStore() if store is None else store
+    files = [(path, True) for path in paths]
+    files += [(path, False) for path in regression_paths]
+    sizes = np.array([os.path.getsize(path) for path, _ in files])
+    shares = np.append(0, np.cumsum(sizes)) / sizes.sum()
+    parts, classified = [], []
+    for (path, classify), before, after in zip(files, shares, shares[1:]):
         with _open(path) as file:
-            camera, matches = _matching_telescopes(file.subarray, path, camera)
+            camera, matches = _matching_telescopes(file.subarray, path, camera, selection)
+            n_chunks = math.ceil(len(file) / CHUNK_SIZE)
             chunks = tqdm(
-                _tables(file, list(matches)),
+                _tables(file, path, list(matches)),
                 desc=Path(path).name,
                 unit="chunk",
-                total=math.ceil(len(file) / CHUNK_SIZE),
+                total=n_chunks,
                 disable=not progress,
             )
-            for chunk in chunks:
+            for number, chunk in enumerate(chunks, 1):
+                share_read = before + (after - before) * number / n_chunks
                 events = _selected(chunk, path, selection, tasks)
                 for match in {id(match): match for match in matches.values()}.values():
                     same = [matches[tel_id] is match for tel_id in events["tel_id"]]
                     if any(same):
-                        parts.append(_arrays(events[same], path, tasks, match))
+                        part = events[same]
+                        images = (
+                            np.asarray(part[name])[:, match.permutation]
+                            for name in ("image", "peak_time")
+                        )
+                        store.append(*images, share_read)
+                        parts.append(_targets_and_truth(part, path, tasks))
+                        classified.append(np.full(len(part), classify))
     if not parts:
-        raise EventError(f"no event passes the selection in {[str(p) for p in paths]}")
-    charge, peak_time, targets, truth = zip(*parts)
+        raise EventError(
+            f"no event passes the selection in {[str(path) for path, _ in files]}; how"
+            f" many pass each criterion:\n{selection.to_table()}"
+        )
+    images = store.finish()
+    targets, truth = zip(*parts)
     return EventSample(
-        charge=np.concatenate(charge),
-        peak_time=np.concatenate(peak_time),
+        charge=images[:, 0],
+        peak_time=images[:, 1],
         targets={task: np.concatenate([t[task] for t in targets]) for task in tasks},
         truth=vstack(list(truth), metadata_conflicts="silent"),
         camera=camera,
-        classified=np.full(sum(map(len, charge)), classify),
+        classified=np.concatenate(classified),
     )
 
 
@@ -229,21 +250,44 @@ def _open(path):
     try:
         if is_lstchain(path):
             return LstchainFile(path, FocalLengthKind.EFFECTIVE)
+        with tables.open_file(path) as file:
+            _verify_data_model(file, path)
         return TableLoader(path)
     except DL1Error as error:
         raise EventError(str(error)) from error
     except Exception as error:  # PyTables, h5py and ctapipe each raise their own
-        raise EventError(f"{path}: cannot be read as a ctapipe file: {error}") from error
+        raise EventError(
+            f"{path}: cannot be read as a DL1 file, it may be damaged or of another"
+            f" format: {reason(error)}"
+        ) from error
 
 
-def _tables(file, tel_ids):
+def _verify_data_model(file, path):
+    name = "CTA PRODUCT DATA MODEL VERSION"
+    if name not in file.root._v_attrs:
+        raise DL1Error(f"{path}: is no file of ctapipe, it has no attribute {name!r}")
+    found = file.root._v_attrs[name]
+    if found not in COMPATIBLE_DATA_MODEL_VERSIONS:
+        raise DL1Error(
+            f"{path}: is of version {found} of ctapipe's data model; ctapipe"
+            f" {ctapipe_version} reads {', '.join(COMPATIBLE_DATA_MODEL_VERSIONS)}. Take"
+            " another version of ctapipe, or make the file again with this one"
+        )
+
+
+def _tables(file, path, tel_ids):
     """Events of some telescopes, in tables with ctapipe's names."""
-    if isinstance(file, LstchainFile):
-        try:
+    try:
+        if isinstance(file, LstchainFile):
             yield from file.tables(CHUNK_SIZE, tel_ids)
-        except DL1Error as error:
-            raise EventError(str(error)) from error
-        return
+        else:
+            with Reading(path):
+                yield from _tables_of_ctapipe(file, tel_ids)
+    except DL1Error as error:
+        raise EventError(str(error)) from error
+
+
+def _tables_of_ctapipe(file, tel_ids):
     chunks = file.read_telescope_events_chunked(
         CHUNK_SIZE,
         telescopes=tel_ids,
@@ -259,26 +303,32 @@ def _tables(file, tel_ids):
         yield chunk.data
 
 
-def _matching_telescopes(subarray, path, camera):
+def _matching_telescopes(subarray, path, camera, selection):
     """The camera, and the match of every telescope that has it."""
     matches = {}
     reasons = []
-    for telescope in subarray.telescope_types:
+    types = {subarray.get_tel_ids_for_type(t): t for t in subarray.telescope_types}
+    for tel_ids, telescope in sorted(types.items()):
         try:
             layout = CameraLayout.from_telescope(telescope)
             camera = camera or layout
             match = camera.match(layout)
         except (CameraMismatch, LatticeError) as error:
-            reasons.append(f"{telescope}: {error}")
+            numbers = ", ".join(map(str, tel_ids))
+            reasons.append(f"{telescope} (telescopes {numbers}): {error}")
             continue
-        for tel_id in subarray.get_tel_ids_for_type(telescope):
-            matches[tel_id] = match
+        matches.update(dict.fromkeys(tel_ids, match))
     if not matches:
-        raise EventError(f"{path}: no telescope with the camera to train; {reasons}")
+        raise EventError(
+            f"{path}: no telescope with the camera to train; {'; '.join(reasons)}"
+        )
+    for text in reasons:
+        selection.log.warning("%s: left out, of another camera: %s", path, text)
     return camera, matches
 
 
 TRUTH = ["obs_id", "event_id", "tel_id", "true_energy", "true_shower_primary_id"]
+POINTING = ["pointing_alt", "pointing_az"]
 RENAMED = {
     "telescope_pointing_altitude": "pointing_alt",
     "telescope_pointing_azimuth": "pointing_az",
@@ -296,26 +346,38 @@ def _selected(table, path, selection, tasks):
         if old in table.colnames:
             table.rename_column(old, new)
     columns = [column for task in tasks for column in TASKS[task].columns]
-    for name in ["image", "peak_time", *TRUTH, *columns]:
+    for name in ["image", "peak_time", *TRUTH, *POINTING, *columns]:
         if name not in table.colnames:
-            what = "images" if name in ("image", "peak_time") else "simulated truth"
-            raise EventError(f"{path}: no column {name!r}; training needs {what}")
+            raise EventError(f"{path}: no column {name!r}; {_remedy(name)}")
     try:
         return table[selection.get_table_mask(table)]
     except ExpressionError as error:
-        raise EventError(f"{path}: the selection cannot be applied: {error}") from None
+        hint = ""
+        if not any(name.startswith("hillas_") for name in table.colnames):
+            hint = (
+                "; it has no image parameters, make it with ctapipe-process"
+                " --write-parameters"
+            )
+        raise EventError(
+            f"{path}: the selection cannot be applied: {error}{hint}"
+        ) from None
 
 
-def _arrays(events, path, tasks, match):
-    """Images, targets and truth of events whose cameras match in the same way."""
-    with np.errstate(over="ignore"):  # infinite charge is that of a saturated pixel
-        charge, peak_time = (
-            np.asarray(events[name])[:, match.permutation].astype(np.float16)
-            for name in ("image", "peak_time")
-        )
+def _remedy(column):
+    """What to do where a column is missing."""
+    if column in ("image", "peak_time"):
+        return "training needs images, make the file with ctapipe-process --write-images"
+    if column in POINTING:
+        return "training needs the pointing of the telescopes"
+    return (
+        "training needs simulated truth, which observed events have not; take DL1 files"
+        " of simulations"
+    )
+
+
+def _targets_and_truth(events, path, tasks):
     targets = {task: _target(TASKS[task], events, path) for task in tasks}
-    truth = events[TRUTH + ["pointing_alt", "pointing_az"]]
-    return charge, peak_time, targets, truth
+    return targets, events[TRUTH + POINTING]
 
 
 def _target(task, events, path):

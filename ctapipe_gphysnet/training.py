@@ -430,23 +430,11 @@ def train(network, sample, preprocessing, options, directory, resume=False, inpu
         )
     where = hardware(options)
     lightning.seed_everything(options.seed, verbose=False)
+    plan = configuration(options, network.options, preprocessing, inputs or {})
     class_weights = np.ones(2)
     if options.class_balance == "weights":
         class_weights = classes.sum() / (2 * np.maximum(classes, 1))
-    module = GammaPhysNetTraining(network, options, class_weights)
-    checkpoint = Path(directory) / "last.ckpt"
-    if resume and not checkpoint.is_file():
-        raise FileNotFoundError(f"{checkpoint} does not exist: nothing to resume")
-    # without a quantity to monitor, the newest checkpoint replaces the one before
-    newest = ModelCheckpoint(
-        directory, filename=checkpoint.stem, save_top_k=1, enable_version_counter=False
-    plan = configuration(options, network.options, preprocessing, inputs or {})
-    module = GammaPhysNetTraining(
-        network,
-        options,
-        class_weights=classes.sum() / (2 * np.maximum(classes, 1)),
-        configuration=plan,
-    )
+    module = GammaPhysNetTraining(network, options, class_weights, plan)
     last = Path(directory) / LAST
     complete = resume and read_checkpoint(last, plan)["complete"]
     plugins = [WholeCheckpoints(), *where.pop("plugins", [])]

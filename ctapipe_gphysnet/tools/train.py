@@ -22,8 +22,9 @@ from ctapipe.core.traits import (
 from ctapipe.core.traits import Path as PathTrait
 from ctapipe.io.metadata import read_reference_metadata
 
-from ..events import EventError, EventSample, EventSelection, read_events
+from ..events import EventError, EventSelection, read_events
 from ..files import remove_leftovers
+from ..image_store import ImageStore, ImageStoreError, available_memory
 from ..lstchain import is_lstchain
 from ..preprocessing import Preprocessing
 from ..resources import find_recipe, recipe_names
@@ -84,6 +85,24 @@ class TrainTool(Tool):
         allow_none=True,
         directory_ok=False,
         help="Model file to write (.safetensors)",
+    ).tag(config=True)
+    memory_limit = Float(
+        default_value=None,
+        allow_none=True,
+        help=(
+            "GB of images that all processes of a machine hold in memory, by default half"
+            " of the memory that is available; more images go to a file"
+        ),
+    ).tag(config=True)
+    image_folder = PathTrait(
+        default_value=None,
+        allow_none=True,
+        exists=True,
+        file_ok=False,
+        help=(
+            "Folder for images that do not fit in memory, best on a fast local disk; by"
+            " default that of the output"
+        ),
     ).tag(config=True)
     export_ctapipe = PathTrait(
         default_value=None,
@@ -258,6 +277,8 @@ class TrainTool(Tool):
         ("i", "input"): "TrainTool.inputs",
         "regression-input": "TrainTool.regression_inputs",
         ("o", "output"): "TrainTool.output",
+        "memory-limit": "TrainTool.memory_limit",
+        "image-folder": "TrainTool.image_folder",
         "export-ctapipe": "TrainTool.export_ctapipe",
         "blocks": "TrainTool.blocks",
         "attention": "TrainTool.attention",
@@ -362,9 +383,14 @@ class TrainTool(Tool):
                 ),
             )
             self.training_options.balance.verify(self.tasks)
-            hardware(self.training_options)
+            devices = hardware(self.training_options)["devices"]
         except (TypeError, ValueError, FileExistsError) as error:
             raise ToolConfigurationError(str(error)) from None
+        if self.memory_limit is not None and not self.memory_limit >= 0:
+            raise ToolConfigurationError(
+                f"memory_limit is {self.memory_limit} GB; it must be 0 or more"
+            )
+        self.n_local = devices if isinstance(devices, int) else len(devices)
         self.selection = EventSelection(parent=self)
         # now, for the checkout may change while the training runs
         self.git_revision = _git_revision()
@@ -451,7 +477,8 @@ class TrainTool(Tool):
     def _train_all(self):
         from ..resuming import CheckpointError, TrainingStopped
 
-        sample = self._read()
+        # the images are needed until the end, when the tool closes what it has entered
+        sample = self._read(self.enter_context(self._image_store()))
         self.log.info(
             "%d images pass the selection, %d of gamma rays\n%s",
             len(sample),
@@ -532,22 +559,27 @@ class TrainTool(Tool):
             "training": initial.information.get("training"),
         }
 
-    def _read(self):
+    def _image_store(self):
+        """Where the images go, of this process as one of those on the machine."""
+        limit = available_memory() / 2
+        if self.memory_limit is not None:
+            limit = self.memory_limit * 1e9
+        folder = self.image_folder or self.output.resolve().parent
+        return ImageStore(limit / self.n_local, folder)
+
+    def _read(self, store):
         try:
-            samples = [read_events(self.inputs, self.selection, self.tasks)]
-            if self.regression_inputs:
-                samples.append(
-                    read_events(
-                        self.regression_inputs,
-                        self.selection,
-                        self.tasks,
-                        camera=samples[0].camera,
-                        classify=False,
-                    )
-                )
-        except EventError as error:
+            sample = read_events(
+                self.inputs,
+                self.selection,
+                self.tasks,
+                regression_paths=self.regression_inputs,
+                store=store,
+            )
+        except (EventError, ImageStoreError) as error:
             raise ToolConfigurationError(str(error)) from None
-        return EventSample.concatenate(samples)
+        self.log.info("%.2f GB of images are in %s", store.n_bytes / 1e9, store.place)
+        return sample
 
     def _name(self, output):
         """Name on the card of one of the outputs."""

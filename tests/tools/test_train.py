@@ -100,9 +100,11 @@ def test_export_is_refused_before_training(trained, sample_path, tmp_path):
 
 
 def test_same_seed_same_model(sample_path, tmp_path):
+    """Also where the images do not fit in memory."""
     outputs = [tmp_path / f"{name}.safetensors" for name in "abc"]
-    for output, seed in zip(outputs, (1, 1, 2)):
-        train(output, sample_path, "--epochs=1", f"--seed={seed}")
+    for output, seed, limit in zip(outputs, (1, 1, 2), (1, 0, 1)):
+        options = ["--epochs=1", f"--seed={seed}", f"--memory-limit={limit}"]
+        train(output, sample_path, *options)
     first, again, other = (read_card(output)["weights_sha256"] for output in outputs)
     assert first == again
     assert first != other
@@ -150,13 +152,14 @@ def test_processes_train_together(sample_path, tmp_path):
     # as users start it: Lightning starts the other process
     environment = {k: v for k, v in os.environ.items() if not k.startswith("SLURM")}
     done = subprocess.run(
-        [*command, *arguments, "--devices=2"],
+        [*command, *arguments, "--devices=2", "--memory-limit=0", "--log-level=INFO"],
         cwd=tmp_path,
         capture_output=True,
         text=True,
         env={**environment, "OMP_NUM_THREADS": "1"},
     )
     assert done.returncode == 0, done.stderr[-2000:]
+    assert f"images are in a file without a name in {tmp_path}" in done.stderr
     model = read_model(output)
     assert model.information["training"]["n_processes"] == 2
     sample = read_events([sample_path], EventSelection(), model.network.options.tasks)
@@ -204,6 +207,7 @@ def test_single_task(sample_path, tmp_path):
         ("--blocks=0", "blocks"),
         ("--device=abacus", "abacus"),
         ("--epochs=0", "epochs"),
+        ("--memory-limit=-1", "memory_limit is -1.0 GB"),
         ("--devices=3", "a batch of 16 images cannot be shared"),
         ("--TrainTool.preprocessing=charge=cube", "cube"),
         ("--input=absent.dl1.h5", "absent.dl1.h5"),
