@@ -151,7 +151,8 @@ class Predictor:
         Returns
         -------
         dict of str to ndarray of float32, shape (N, n_outputs)
-            For every task of the model; see `ctapipe_gphysnet.tasks`.
+            For every task of the model, and for the uncertainties if it has any; see
+            `ctapipe_gphysnet.tasks`.
         """
         batches = [
             self._forward(torch.from_numpy(images[start : start + self.batch_size]))

@@ -20,6 +20,7 @@ def task_losses(
     Parameters
     ----------
     outputs : dict of str to Tensor of shape (N, n_outputs)
+        Those that are no task, as uncertainties, have no loss.
     targets : dict of str to Tensor
         Shape (N, n_outputs) for regressions, (N,) for classes.
     is_signal : Tensor of bool, shape (N,)
@@ -39,6 +40,8 @@ def task_losses(
     """
     losses = {}
     for name, output in outputs.items():
+        if name not in TASKS:
+            continue
         output, target = output.float(), targets[name]
         if TASKS[name].loss == "cross_entropy":
             per_event = functional.cross_entropy(

@@ -9,6 +9,14 @@ Every task has
 * ``turn(target, matrix)``, the target after the camera image was turned by
   a matrix acting on (fov_lon, fov_lat),
 * an inverse from raw outputs to quantities.
+
+A task whose errors can be foretold also has
+
+* ``uncertainty``, the name of one more raw output: the natural logarithm of
+  the scale of the error,
+* ``error(raw, target)``, the error that it is the scale of,
+* ``width(pulls)`` of errors divided by their scales, 1 if the scales are right,
+* ``to_uncertainty``, an inverse for this output too.
 """
 
 from dataclasses import dataclass
@@ -27,6 +35,7 @@ __all__ = [
 ]
 
 GAMMA_ID = 0  # CORSIKA's particle id / simtel's primary id of a gamma ray
+ONE_SIGMA = 0.6827  # share of a normal distribution within one standard deviation
 
 
 def telescope_to_horizontal(fov_lon, fov_lat, pointing_alt, pointing_az):
@@ -93,6 +102,7 @@ class EnergyTask:
     n_outputs: int = 1
     loss: str = "l1"
     columns: tuple = ("true_energy",)
+    uncertainty: str | None = "energy_uncertainty"
 
     def target(self, events):
         """log10(E / TeV), float64 of shape (N, 1)."""
@@ -112,6 +122,34 @@ class EnergyTask:
         """
         return 10 ** np.asarray(raw, dtype=np.float64)[:, 0] * u.TeV
 
+    def error(self, raw, target):
+        """log10(E / E_true), float64 of shape (N,)."""
+        return np.subtract(raw, target, dtype=np.float64)[:, 0]
+
+    def width(self, pulls):
+        """Half of the central 68.27 % interval."""
+        low, high = np.quantile(pulls, [(1 - ONE_SIGMA) / 2, (1 + ONE_SIGMA) / 2])
+        return (high - low) / 2
+
+    def to_uncertainty(self, raw, energy):
+        """Standard deviation of energies.
+
+        It is that of log10 E, times E ln 10.
+
+        Parameters
+        ----------
+        raw : array-like, shape (N, 1)
+            The raw output ``uncertainty``.
+        energy : Quantity, shape (N,)
+
+        Returns
+        -------
+        uncertainty : Quantity, shape (N,)
+            In the unit of the energy.
+        """
+        scale = np.exp(np.asarray(raw, dtype=np.float64)[:, 0])
+        return np.log(10) * scale * energy
+
 
 @dataclass(frozen=True)
 class DirectionTask:
@@ -122,6 +160,7 @@ class DirectionTask:
     n_outputs: int = 2
     loss: str = "l1"
     columns: tuple = ("true_alt", "true_az", "pointing_alt", "pointing_az")
+    uncertainty: str | None = "direction_uncertainty"
 
     def target(self, events):
         """(fov_lon, fov_lat) in degrees, float64 of shape (N, 2)."""
@@ -141,6 +180,28 @@ class DirectionTask:
         """
         lon, lat = np.asarray(raw, dtype=np.float64).T * u.deg
         return telescope_to_horizontal(lon, lat, pointing_alt, pointing_az)
+
+    def error(self, raw, target):
+        """Distance from the true direction in degrees, float64 of shape (N,)."""
+        return np.linalg.norm(np.subtract(raw, target, dtype=np.float64), axis=1)
+
+    def width(self, pulls):
+        """The quantile that holds 68.27 %."""
+        return np.quantile(pulls, ONE_SIGMA)
+
+    def to_uncertainty(self, raw):
+        """Radius that holds the true direction in 68.27 % of the events.
+
+        Parameters
+        ----------
+        raw : array-like, shape (N, 1)
+            The raw output ``uncertainty``.
+
+        Returns
+        -------
+        radius : Quantity [deg], shape (N,)
+        """
+        return np.exp(np.asarray(raw, dtype=np.float64)[:, 0]) * u.deg
 
 
 # TiltedGroundFrame's x axis points against fov_lat and its y axis against
@@ -165,6 +226,7 @@ class ImpactTask:
         "pointing_alt",
         "pointing_az",
     )
+    uncertainty: str | None = None
 
     def target(self, events):
         """Tilted (x, y) of core minus telescope in 100 m, float64 (N, 2).
@@ -218,6 +280,7 @@ class ParticleTypeTask:
     n_outputs: int = 2
     loss: str = "cross_entropy"
     columns: tuple = ("true_shower_primary_id",)
+    uncertainty: str | None = None
 
     def target(self, events):
         """1 for gamma rays, else 0; int64 of shape (N,)."""

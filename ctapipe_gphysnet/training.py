@@ -230,7 +230,6 @@ class GammaPhysNetTraining(lightning.LightningModule):
             network.options.tasks, network.backbone.stages[-1][-1].conv2.weight
         )
         self.configuration = configuration
-        self.balance = MultiTaskLoss(network.options.tasks)
         self.register_buffer("class_weights", torch.tensor(class_weights).float())
         # kept out of the module's registry: the same parameters, compiled
         self._forward = [torch.compile(network) if options.compile else network]

@@ -23,5 +23,7 @@ def make_model(path, telescope, seed=5, **options):
     with torch.no_grad():
         # as initialised, all images have nearly the same energy
         network.head.hidden["global"][0].weight *= 30
+        for parameter in network.head.uncertainties.parameters():
+            parameter.normal_(0, 0.3)
     write_model(path, Model(network, camera, Preprocessing(), {"name": path.stem}))
     return path

@@ -91,6 +91,25 @@ def test_missing_and_foreign_files(tmp_path):
         read_model(foreign)
 
 
+def test_file_older_than_an_option(model_file):
+    """It has the default; the option of a newer version is refused by name."""
+    before = read_model(model_file)
+    rewrite(model_file, lambda card: card["network"].pop("uncertainty"))
+    model = read_model(model_file)
+    assert not model.network.options.uncertainty
+    assert model.network.options == before.network.options
+    rewrite(model_file, lambda card: card["network"].update(memory=True))
+    with pytest.raises(ModelFileError, match="card is unusable.*'memory'"):
+        read_model(model_file)
+
+
+def test_uncertainties_are_in_the_file(random_model):
+    model = read_model(random_model("uncertain", uncertainty=True))
+    layers = model.network.head.uncertainties
+    assert set(layers) == {"energy_uncertainty", "direction_uncertainty"}
+    assert all((layer.weight != 0).all() for layer in layers.values())
+
+
 def test_newer_format(model_file):
     rewrite(model_file, lambda card: card.update(format_version=99))
     with pytest.raises(ModelFileError, match="version 99 is newer than 1.*update"):

@@ -2,9 +2,11 @@
 
 Energy is read from the means of the feature maps, which forget where the
 shower is; direction and impact point from the flattened maps, which do not;
-the particle type from the flattened maps by one linear layer.
+the particle type from the flattened maps by one linear layer. The scale of an
+error may be read from all hidden layers.
 """
 
+import torch
 from torch import nn
 
 __all__ = ["MultiTaskHead"]
@@ -24,9 +26,12 @@ class MultiTaskHead(nn.Module):
         number of its outputs.
     width : int
         Width of the hidden layers.
+    uncertainties : iterable of str
+        Names of outputs that say how large errors are. Their layers begin with zeros and
+        take no part in the training; see `ctapipe_gphysnet.uncertainty`.
     """
 
-    def __init__(self, layout, channels, outputs, width):
+    def __init__(self, layout, channels, outputs, width, uncertainties=()):
         super().__init__()
         self.layout = layout
         self.paths = {task: path for task, (path, _) in outputs.items()}
@@ -45,6 +50,12 @@ class MultiTaskHead(nn.Module):
                 for task, (path, n_outputs) in outputs.items()
             }
         )
+        # after all others, so that these have the same initial weights without them
+        self.uncertainties = nn.ModuleDict(
+            {name: nn.Linear(width * len(self.hidden), 1) for name in uncertainties}
+        ).requires_grad_(False)
+        for parameter in self.uncertainties.parameters():
+            nn.init.zeros_(parameter)
 
     @property
     def flat_layers(self):
@@ -55,7 +66,7 @@ class MultiTaskHead(nn.Module):
         return layers
 
     def forward(self, maps):
-        """Dict of task to raw outputs (N, n_outputs)."""
+        """Dict of task, or name of an uncertainty, to raw outputs (N, n_outputs)."""
         flat = self.layout.to_pixels(maps).flatten(1)
         flat = {name: layer(flat) for name, layer in self.flat_layers.items()}
         return self.finish(self.layout.mean(maps), flat)
@@ -67,7 +78,11 @@ class MultiTaskHead(nn.Module):
             hidden["global"] = self.hidden["global"](mean)
         if "local" in self.hidden:
             hidden["local"] = self.hidden["local"][1](flat["local"])
-        return {
+        raw = {
             task: flat[task] if path == "class" else self.outputs[task](hidden[path])
             for task, path in self.paths.items()
         }
+        if self.uncertainties:
+            every = torch.cat(list(hidden.values()), dim=1)
+            raw.update({name: layer(every) for name, layer in self.uncertainties.items()})
+        return raw

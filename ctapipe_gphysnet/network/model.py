@@ -32,6 +32,9 @@ class NetworkOptions:
         Width of every stage.
     head_width : int
         Width of the hidden layers of the multi-task block.
+    uncertainty : bool
+        Also say how large the errors of energy and direction are; see
+        `ctapipe_gphysnet.uncertainty`.
     """
 
     tasks: tuple = tuple(TASKS)
@@ -40,6 +43,7 @@ class NetworkOptions:
     blocks: int = 9
     channels: tuple = field(default=(16, 32, 64))
     head_width: int = 256
+    uncertainty: bool = False
 
     def __post_init__(self):
         object.__setattr__(self, "tasks", tuple(self.tasks))
@@ -58,6 +62,18 @@ class NetworkOptions:
                 "reduction_ratio, blocks, channels and head_width must be positive"
                 f" integers, got {asdict(self)}"
             )
+        if self.uncertainty and not self.uncertainties:
+            raise ValueError(
+                f"uncertainty needs the task energy or direction, got {self.tasks}"
+            )
+
+    @property
+    def uncertainties(self):
+        """Task by the name of the raw output that says how large its errors are."""
+        if not self.uncertainty:
+            return {}
+        names = {TASKS[task].uncertainty: task for task in self.tasks}
+        return {name: task for name, task in names.items() if name is not None}
 
 
 class GammaPhysNet(nn.Module):
@@ -96,10 +112,11 @@ class GammaPhysNet(nn.Module):
             self.backbone.out_channels,
             {name: (TASKS[name].path, TASKS[name].n_outputs) for name in options.tasks},
             options.head_width,
+            options.uncertainties,
         )
 
     def forward(self, images):
-        """Raw outputs of every task.
+        """Raw outputs of every task, and of the uncertainties if there are any.
 
         Parameters
         ----------

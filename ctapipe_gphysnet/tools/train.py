@@ -22,7 +22,7 @@ from ctapipe.core.traits import (
 from ctapipe.core.traits import Path as PathTrait
 from ctapipe.io.metadata import read_reference_metadata
 
-from ..events import EventError, EventSelection, read_events
+from ..events import EventError, EventSelection, read_events, shower_numbers
 from ..files import remove_leftovers
 from ..image_store import ImageStore, ImageStoreError, available_memory
 from ..lstchain import is_lstchain
@@ -123,6 +123,20 @@ class TrainTool(Tool):
         exists=True,
         directory_ok=False,
         help="Model file to start from, of the same camera, network and preprocessing",
+    ).tag(config=True)
+    uncertainty = Bool(
+        False,
+        help=(
+            "Also fit the uncertainty of every energy and direction, to the gamma rays"
+            " kept for validation"
+        ),
+    ).tag(config=True)
+    only_uncertainty = Bool(
+        False,
+        help=(
+            "Train nothing, but fit the uncertainty for the initial model; it must not"
+            " have been trained on the showers kept for validation"
+        ),
     ).tag(config=True)
     model_name = Unicode(help="Name on the model card; by default the file's").tag(
         config=True
@@ -301,6 +315,14 @@ class TrainTool(Tool):
             {"TrainTool": {"resume": True}},
             "Go on from the last whole epoch of an interrupted training",
         ),
+        "uncertainty": (
+            {"TrainTool": {"uncertainty": True}},
+            "Also fit the uncertainty of every energy and direction",
+        ),
+        "only-uncertainty": (
+            {"TrainTool": {"uncertainty": True, "only_uncertainty": True}},
+            "Train nothing, but fit the uncertainty for the initial model",
+        ),
         "compile": (
             {"TrainTool": {"compile_network": True}},
             "Compile the network, for a GPU; takes a minute, needs a C++ compiler",
@@ -320,6 +342,11 @@ class TrainTool(Tool):
             raise ToolConfigurationError("no input: give DL1 files with --input")
         if self.output is None:
             raise ToolConfigurationError("no output: give a model file with --output")
+        if self.only_uncertainty and not (self.uncertainty and self.initial_model):
+            raise ToolConfigurationError(
+                "only_uncertainty needs the option uncertainty, and a model file with"
+                " --initial-model"
+            )
         self.outputs = seed_outputs(
             self.output, range(self.seed, self.seed + self.n_seeds)
         )
@@ -347,6 +374,7 @@ class TrainTool(Tool):
                 blocks=self.blocks,
                 channels=self.channels,
                 head_width=self.head_width,
+                uncertainty=self.uncertainty,
             )
             self.preparation = Preprocessing(**self.preprocessing)
             self.training_options = TrainingOptions(
@@ -486,6 +514,8 @@ class TrainTool(Tool):
             self.selection.to_table(),
         )
         for seed, resume in self.unfinished.items():
+            if self.uncertainty:
+                self._verify_uncertainty(sample, seed)
             try:
                 self._train(sample, seed, resume)
             except TrainingStopped as stopped:
@@ -510,28 +540,69 @@ class TrainTool(Tool):
         )
         start = self._load_initial(network, sample.camera)
         began = time.monotonic()
-        result = train(
-            network,
-            sample,
-            self.preparation,
-            options,
-            output.with_suffix(".training"),
-            resume,
-            self.sources,
-        )
+        if self.only_uncertainty:
+            kept = len(self._validation(sample, seed))
+            result = {"n_processes": 1, "n_training": 0, "n_validation": kept}
+            result |= {"epochs": 0, "metrics": {}}
+        else:
+            result = train(
+                network,
+                sample,
+                self.preparation,
+                options,
+                output.with_suffix(".training"),
+                resume,
+                self.sources,
+            )
         if result is None:  # the first process has it
             return
         seconds = time.monotonic() - began
         information = self._information(sample, result, seconds, options, output)
         information["training"]["initial_model"] = start
         model = Model(network, sample.camera, self.preparation, information)
+        if self.uncertainty:
+            information["validation"]["uncertainty"] = self._fit_uncertainty(
+                model, sample, seed
+            )
         remove_leftovers(output)
         with failures_of_writing(output):
             write_model(output, model)
-        self.log.info("wrote %s: %s", output, result["metrics"])
+        self.log.info("wrote %s: %s", output, information["validation"])
         if self.export_ctapipe is not None:
             paths = export(output, self.export_ctapipe, self.overwrite)
             self.log.info("wrote pickles for\n%s", apply_models_command(paths))
+
+    def _validation(self, sample, seed):
+        """Events that are kept for validation."""
+        return sample.split(self.validation_fraction, seed)[1]
+
+    def _verify_uncertainty(self, sample, seed):
+        """Raise, before hours of training, if there are too few events to fit to."""
+        from ..uncertainty import MIN_EVENTS
+
+        n_events = np.count_nonzero(sample.is_signal[self._validation(sample, seed)])
+        if n_events < MIN_EVENTS:
+            raise ToolConfigurationError(
+                f"{n_events} gamma rays are kept for validation, but the uncertainty"
+                f" needs {MIN_EVENTS}: set validation_fraction above"
+                f" {self.validation_fraction}"
+            )
+
+    def _fit_uncertainty(self, model, sample, seed):
+        """Fit the uncertainties of a model; returns their entry in the card."""
+        from ..batches import Batches, OrderedBatches
+        from ..inference import Predictor
+        from ..training import VALIDATION_BATCH_SIZE
+        from ..uncertainty import fit_uncertainties
+
+        events = self._validation(sample, seed)
+        batches = Batches(sample, events, self.preparation)
+        order = OrderedBatches(len(events), VALIDATION_BATCH_SIZE)
+        return fit_uncertainties(
+            Predictor(model, device=self.device),
+            (batches[batch] for batch in order),
+            shower_numbers(sample.truth)[events],
+        )
 
     def _load_initial(self, network, camera):
         """Take the weights of the initial model; returns its entry in the card."""
@@ -543,8 +614,11 @@ class TrainTool(Tool):
             initial = read_model(self.initial_model)
         except ModelFileError as error:
             raise ToolConfigurationError(str(error)) from None
+        options = initial.network.options
+        if self.uncertainty:
+            options = replace(options, uncertainty=True)
         for what, ours, theirs in (
-            ("network", self.network_options, initial.network.options),
+            ("network", self.network_options, options),
             ("preprocessing", self.preparation, initial.preprocessing),
             ("camera", camera.digest, initial.camera.digest),
         ):
@@ -552,11 +626,13 @@ class TrainTool(Tool):
                 raise ToolConfigurationError(
                     f"{self.initial_model}: its {what} is {theirs}, asked for is {ours}"
                 )
-        network.load_state_dict(initial.network.state_dict())
+        # the layers of the uncertainty, which it may not have, are as they are made
+        network.load_state_dict(network.state_dict() | initial.network.state_dict())
         return {
             "name": initial.name,
             "identity": initial.identity,
             "training": initial.information.get("training"),
+            "validation": initial.information.get("validation"),
         }
 
     def _image_store(self):
@@ -613,6 +689,7 @@ class TrainTool(Tool):
                     for name, value in degrees.items()
                 },
                 "epochs": result["epochs"],
+                "only_uncertainty": self.only_uncertainty,
                 "image_presentations": result["epochs"]
                 * (result["n_training"] // options.batch_size)
                 * options.batch_size,

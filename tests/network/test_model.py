@@ -187,6 +187,7 @@ def test_training_step_in_bfloat16(lattice):
         ({"head_width": -1}, "'head_width': -1"),
         ({"channels": ()}, r"'channels': \(\)"),
         ({"channels": (16, "32")}, "'32'"),
+        ({"tasks": ["impact"], "uncertainty": True}, "energy or direction, got .'impact"),
     ],
 )
 def test_bad_options_are_named(options, message):

@@ -64,6 +64,17 @@ def test_any_tasks(lattice, tasks, randomize):
     assert relative(outputs_of(program, images), expected) < 1e-13
 
 
+def test_uncertainties(lattice, randomize):
+    network = reference(lattice, randomize, uncertainty=True)
+    program = LatticeProgram(network, np.float64)
+    images = images_of(lattice)
+    expected = network(images)
+    assert list(expected)[-2:] == ["energy_uncertainty", "direction_uncertainty"]
+    assert program(images).keys() == expected.keys()
+    for name, values in program(images).items():
+        assert relative(values, expected[name]) < 1e-13
+
+
 def test_full_network_on_lstcam(lst_lattice, randomize):
     options = {"blocks": 9, "channels": (16, 32, 64), "head_width": 256}
     network = reference(lst_lattice, randomize, **options)

@@ -193,6 +193,57 @@ def test_start_from_another_model(trained, sample_path, tmp_path):
         )
 
 
+def weights_of(path):
+    state = read_model(path).network.state_dict()
+    layers = {name for name in state if name.startswith("head.uncertainties.")}
+    return {n: v for n, v in state.items() if n not in layers}, {
+        name: state[name] for name in layers
+    }
+
+
+def test_uncertainty_leaves_the_rest_alone(sample_path, tmp_path):
+    """In one go, or later: the same network, and the same uncertainty."""
+    options = ["--epochs=1", "--seed=1", "--TrainTool.validation_fraction=0.5"]
+    plain, both, later = (tmp_path / f"{name}.safetensors" for name in "abc")
+    train(plain, sample_path, *options)
+    train(both, sample_path, *options, "--uncertainty")
+    start = f"--initial-model={plain}"
+    train(later, sample_path, *options, "--only-uncertainty", start)
+    assert not (tmp_path / "c.training").exists()
+    expected, nothing = weights_of(plain)
+    assert nothing == {}
+    for path in (both, later):
+        weights, layers = weights_of(path)
+        assert weights.keys() == expected.keys()
+        assert all(torch.equal(weights[name], expected[name]) for name in weights)
+        assert len(layers) == 4
+        for name, values in layers.items():
+            assert (values != 0).any()  # features that are never there have no weight
+            torch.testing.assert_close(values, weights_of(both)[1][name])
+        found = read_card(path)["validation"]["uncertainty"]
+        assert set(found) == {"energy", "direction"}
+        assert (
+            100 <= found["energy"]["n_images"] < read_card(path)["validation"]["n_images"]
+        )
+        assert 0.2 < found["direction"]["pull_width"] < 5
+    card = read_card(later)["training"]
+    assert card["only_uncertainty"]
+    assert card["image_presentations"] == card["n_images"] == 0
+    assert card["initial_model"]["identity"] == read_model(plain).identity
+    assert card["initial_model"]["validation"] == read_card(plain)["validation"]
+
+
+def test_uncertainty_needs_events(sample_path, tmp_path):
+    with pytest.raises(Exception, match=r"2\d gamma rays are kept .* fraction above 0.1"):
+        train(tmp_path / "model.safetensors", sample_path, "--uncertainty")
+    assert not (tmp_path / "model.training").exists()
+
+
+def test_uncertainty_alone_needs_a_model(sample_path, tmp_path):
+    with pytest.raises(Exception, match="--initial-model"):
+        train(tmp_path / "model.safetensors", sample_path, "--only-uncertainty")
+
+
 def test_single_task(sample_path, tmp_path):
     output = tmp_path / "energy.safetensors"
     train(

@@ -166,10 +166,10 @@ def test_several_seeds(train, tmp_path, monkeypatch):
         train(output, *options)
         with pytest.raises(Exception, match="model_seed5.* but epochs is 3 and was 2"):
             train(output, "--epochs=3", *options[1:])
+        config = tmp_path / "selection.json"
+        criteria = {"quality_criteria": [["width", "hillas_width > 0"]]}
+        config.write_text(json.dumps({"EventSelection": criteria}))
         with pytest.raises(Exception, match="hillas_width > 0"):
-            config = tmp_path / "selection.json"
-            criteria = {"quality_criteria": [["width", "hillas_width > 0"]]}
-            config.write_text(json.dumps({"EventSelection": criteria}))
             train(output, *options, f"--config={config}")
     assert index.exists()
     assert first.stat().st_mtime_ns == before.st_mtime_ns
