@@ -1,7 +1,8 @@
 """Array-wise products: the mean of an array event's valid telescopes.
 
-The mean is that of ctapipe's `StereoMeanCombiner`. Here stands what it leaves
-open: one telescope, and telescopes without a usable weight.
+The mean is that of ctapipe's `StereoMeanCombiner`, and so is the uncertainty: the
+spread between the telescopes. Here stands what it leaves open: one telescope, whose
+values are kept as they are, and telescopes without a usable weight.
 """
 
 from types import SimpleNamespace
@@ -30,11 +31,6 @@ WEIGHT_PARAMETERS = {
     "hillas_length": ("hillas", "length"),
     "hillas_width": ("hillas", "width"),
     "leakage_intensity_width_2": ("leakage", "intensity_width_2"),
-}
-
-_UNCERTAINTY = {
-    ReconstructionProperty.ENERGY: "energy_uncert",
-    ReconstructionProperty.GEOMETRY: "ang_distance_uncert",
 }
 
 
@@ -150,10 +146,6 @@ class ProductCombiner:
         single = multiplicity[event] == 1
         for name in names:
             combined[name][event[single]] = columns[name][single]
-        uncertainty = _UNCERTAINTY.get(self.product.property)
-        if uncertainty:
-            unit = self.product.container.fields[uncertainty].unit
-            combined[uncertainty] = np.full(n_events, np.nan) * unit
 
         weighable = np.ones(len(event), dtype=bool)
         if self.needs_parameters:

@@ -102,6 +102,8 @@ _RECONSTRUCTED = {
     "gammaness": "f8",
     "reco_type": "i8",
 }
+# those of models that know them; lstchain has none
+_UNCERTAINTIES = {"reco_energy_uncert": "f8", "reco_ang_distance_uncert": "f8"}
 
 
 def is_lstchain(path):
@@ -543,6 +545,9 @@ class LstchainDL2Writer(LstchainMerger):
         )
         new = {} if TIME not in parameters.colnames else {"delta_t": "f8"}
         new |= _RECONSTRUCTED
+        assignments = self._reconstructor.assignments.values()
+        if any(a.predictor.model.network.options.uncertainty for a in assignments):
+            new |= _UNCERTAINTIES
         fields = [(name, parameters.dtype[name]) for name in parameters.colnames]
         self._dtype = np.dtype(fields + list(new.items()))
         table = self._file.create_table(
@@ -602,6 +607,11 @@ class LstchainDL2Writer(LstchainMerger):
         rows["reco_type"] = np.where(gammaness > 0.5, GAMMA_ID, PROTON_ID)
         alt, az = columns["direction"]["alt"], columns["direction"]["az"]
         rows["reco_alt"], rows["reco_az"] = alt.to_value(u.rad), az.to_value(u.rad)
+        if "reco_energy_uncert" in rows.dtype.names:
+            uncertainty = columns["energy"]["energy_uncert"]
+            rows["reco_energy_uncert"] = uncertainty.to_value(u.TeV)
+            radius = columns["direction"]["ang_distance_uncert"]
+            rows["reco_ang_distance_uncert"] = radius.to_value(u.rad)
         self._fill_position(rows, "reco_", tel_id, alt, az)
         if "mc_alt" in rows.dtype.names:
             # anew, with the focal length that the reconstruction has
@@ -683,6 +693,14 @@ def read_dl2(path):
         f"{prefix}Geometry_tel_az": ("reco_az", u.rad),
         f"{prefix}Classifier_tel_prediction": ("gammaness", None),
     }
+    if "reco_energy_uncert" in rows.dtype.names:
+        results |= {
+            f"{prefix}Energy_tel_energy_uncert": ("reco_energy_uncert", u.TeV),
+            f"{prefix}Geometry_tel_ang_distance_uncert": (
+                "reco_ang_distance_uncert",
+                u.rad,
+            ),
+        }
     events = _columns(rows, {**_PARAMETERS, **_TRUTH, **results}, subarray)
     for name in ("Energy", "Geometry", "Classifier"):
         events[f"{prefix}{name}_tel_is_valid"] = True

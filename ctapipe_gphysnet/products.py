@@ -50,13 +50,13 @@ class Product:
 
     @property
     def averaged(self):
-        """Names of the columns that the array-wise table has too, as means."""
+        """Names of the columns that the array-wise table has too: means and spread."""
         return [name for name in self.nothing if name not in _TELESCOPE_WISE_ONLY]
 
 
 _COLUMNS = {
-    "energy": ("energy",),
-    "direction": ("alt", "az", "core_x", "core_y"),
+    "energy": ("energy", "energy_uncert"),
+    "direction": ("alt", "az", "ang_distance_uncert", "core_x", "core_y"),
     "particle_type": ("prediction",),
 }
 # ctapipe has no mean of cores
@@ -129,25 +129,44 @@ def physical_columns(raw, angle_scale, tel_position, pointing_alt, pointing_az):
     columns : dict of str to dict
         For every product of the network, by the name of its task: the columns
         without prefix, arrays or Quantities of shape (N,), and ``is_valid``. The core
-        of a network that does not know the impact point is NaN.
+        of a network that does not know the impact point is NaN, and so are the
+        uncertainties of one that does not know them.
     """
-    columns = {}
+    columns, more = {}, {}
     if "energy" in raw:
-        columns["energy"] = {"energy": TASKS["energy"].to_energy(raw["energy"])}
+        task = TASKS["energy"]
+        energy = task.to_energy(raw["energy"])
+        columns["energy"] = {"energy": energy}
+        uncertainty = np.full(len(energy), np.nan) * u.TeV
+        if task.uncertainty in raw:
+            uncertainty = task.to_uncertainty(raw[task.uncertainty], energy)
+        more["energy"] = {"energy_uncert": uncertainty}
     if "direction" in raw:
+        task = TASKS["direction"]
         offset = raw["direction"] * np.reshape(angle_scale, (-1, 1))
-        alt, az = TASKS["direction"].to_horizontal(offset, pointing_alt, pointing_az)
+        alt, az = task.to_horizontal(offset, pointing_alt, pointing_az)
         columns["direction"] = {"alt": alt.to(u.deg), "az": az.to(u.deg)}
         core = np.full((2, len(offset)), np.nan) * u.m
         if "impact" in raw:
             impact = TASKS["impact"]
             core = impact.to_core(raw["impact"], tel_position, pointing_alt, pointing_az)
+        radius = np.full(len(offset), np.nan) * u.deg
+        if task.uncertainty in raw:
+            radius = task.to_uncertainty(raw[task.uncertainty]) * angle_scale
+        more["direction"] = {
+            "ang_distance_uncert": radius,
+            "core_x": core[0],
+            "core_y": core[1],
+        }
     if "particle_type" in raw:
         gammaness = TASKS["particle_type"].to_gammaness(raw["particle_type"])
         columns["particle_type"] = {"prediction": gammaness}
     for column in columns.values():
         finite = [np.isfinite(np.asarray(values)) for values in column.values()]
         column["is_valid"] = np.logical_and.reduce(finite)
-    if "direction" in columns:  # is valid without a core
-        columns["direction"].update(core_x=core[0], core_y=core[1])
+    for task, values in more.items():  # is valid without them
+        for name in values:
+            if name.endswith("_uncert"):
+                values[name][~columns[task]["is_valid"]] = np.nan
+        columns[task].update(values)
     return columns

@@ -31,6 +31,7 @@ from ctapipe_gphysnet.lstchain import (
     camera_position,
     displacement,
     is_lstchain,
+    read_dl2,
 )
 from ctapipe_gphysnet.tasks import TASKS
 
@@ -220,6 +221,30 @@ def test_results_are_those_for_files_of_ctapipe(apply, dl1_path, sample_path, tm
         values = u.Quantity(values[f"{product}_tel_{column}"][known]).to_value(unit)
         np.testing.assert_allclose(rows[name], values, rtol=1e-12, err_msg=name)
     np.testing.assert_allclose(rows["log_reco_energy"], np.log10(rows["reco_energy"]))
+    assert not [name for name in rows.dtype.names if name.endswith("_uncert")]
+
+
+def test_uncertainties(apply, random_model, dl1_path, sample_path, tmp_path):
+    model = random_model("uncertain", uncertainty=True)
+    ours, theirs = tmp_path / "ctapipe.h5", tmp_path / "dl2_sample.h5"
+    assert apply([sample_path], ours, models=[model]) == 0
+    assert apply([dl1_path], theirs, models=[model]) == 0
+    rows, events = read_rows(theirs), read_dl2(theirs)
+    for group, product, name, column, unit in (
+        ("energy", "Energy", "energy_uncert", "reco_energy_uncert", u.TeV),
+        (
+            *("geometry", "Geometry", "ang_distance_uncert"),
+            *("reco_ang_distance_uncert", u.rad),
+        ),
+    ):
+        product = f"GammaPhysNet{product}"
+        table = read_table(ours, f"/dl2/event/telescope/{group}/{product}/tel_001")
+        found = np.isin(table["event_id"], rows["event_id"])
+        values = u.Quantity(table[f"{product}_tel_{name}"][found]).to_value(unit)
+        assert np.ptp(values) > 0
+        np.testing.assert_allclose(rows[column], values, rtol=1e-12)
+        read = u.Quantity(events[f"{product}_tel_{name}"]).to_value(unit)
+        np.testing.assert_allclose(read, values, rtol=1e-12)
 
 
 def test_columns_hang_together(apply, dl1_path, tmp_path):

@@ -34,7 +34,9 @@ WITH_IMAGES = "--TableLoader.dl1_images=True"
 @pytest.fixture(scope="module")
 def model_path(lst_telescope, tmp_path_factory):
     return make_model(
-        tmp_path_factory.mktemp("model") / "small.safetensors", lst_telescope
+        tmp_path_factory.mktemp("model") / "small.safetensors",
+        lst_telescope,
+        uncertainty=True,
     )
 
 

@@ -163,6 +163,29 @@ def test_physical_columns():
     assert all(column["is_valid"].all() for column in columns.values())
 
 
+def test_uncertainties_in_physical_columns():
+    raw = {
+        "energy": np.float32([[-1], [2], [np.nan]]),
+        "direction": np.zeros((3, 2), np.float32),
+        "energy_uncertainty": np.log([[0.1], [0.2], [0.3]]),
+        "direction_uncertainty": np.log([[0.3], [0.4], [0.5]]),
+    }
+    pointing = [60, np.nan, 60] * u.deg, [10, 10, 10] * u.deg
+    columns = physical_columns(raw, np.array([1, 1, 0.5]), [0, 0, 0] * u.m, *pointing)
+    uncertainty = columns["energy"]["energy_uncert"].to_value(u.TeV)
+    expected = np.log(10) * np.array([0.1 * 0.1, 100 * 0.2, np.nan])
+    np.testing.assert_allclose(uncertainty, expected, rtol=1e-6)
+    radius = columns["direction"]["ang_distance_uncert"].to_value(u.deg)
+    np.testing.assert_allclose(radius, [0.3, np.nan, 0.25])
+    assert columns["energy"]["is_valid"].tolist() == [True, True, False]
+    assert columns["direction"]["is_valid"].tolist() == [True, False, True]
+    del raw["energy_uncertainty"], raw["direction_uncertainty"]
+    columns = physical_columns(raw, np.array([1, 1, 0.5]), [0, 0, 0] * u.m, *pointing)
+    assert np.isnan(columns["energy"]["energy_uncert"]).all()
+    assert np.isnan(columns["direction"]["ang_distance_uncert"]).all()
+    assert columns["energy"]["is_valid"].tolist() == [True, True, False]
+
+
 def test_a_column_without_value_is_invalid():
     raw = {"energy": np.float32([[1], [np.nan]]), "direction": np.zeros((2, 2))}
     columns = physical_columns(
@@ -515,6 +538,31 @@ def test_array_result_of_one_telescope_is_its_own(make):
     assert valid(event.dl2.stereo) == [True] * 3
     for prefix in SLOTS:
         assert result(event.dl2.stereo, prefix).telescopes == [3]
+
+
+def test_uncertainties_of_telescopes_and_arrays(make, random_model):
+    model = random_model("uncertain", uncertainty=True)
+    one, two = make_event([3]), make_event([1, 3])
+    for event in (one, two):
+        make(models=[model])(event)
+
+    def uncertainties(dl2):
+        return [
+            result(dl2, "GammaPhysNetEnergy").energy_uncert.to_value(u.TeV),
+            result(dl2, "GammaPhysNetGeometry").ang_distance_uncert.to_value(u.deg),
+        ]
+
+    single = uncertainties(one.dl2.tel[3])
+    assert np.isfinite(single).all()
+    # the mean of one telescope is that telescope's
+    assert uncertainties(one.dl2.stereo) == single
+    np.testing.assert_allclose(uncertainties(two.dl2.tel[3]), single, rtol=1e-5)
+    # that of several telescopes is their spread
+    energies = [values(two.dl2.tel[tel_id])[0] for tel_id in (1, 3)]
+    expected = np.std(energies, ddof=1)
+    assert uncertainties(two.dl2.stereo)[0] == pytest.approx(expected)
+    geometry = result(two.dl2.tel[3], "GammaPhysNetGeometry")
+    assert np.isnan([geometry.alt_uncert.value, geometry.az_uncert.value]).all()
 
 
 def set_hillas(event, tel_id, intensity, width=1.0):

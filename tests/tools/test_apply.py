@@ -141,7 +141,7 @@ def array_models(array_path, random_model):
     """A model for each type of telescope of the array, for other products."""
     other = SubarrayDescription.from_hdf(array_path).tel[7]
     return [
-        random_model("small"),
+        random_model("uncertain", uncertainty=True),
         random_model("other", other, tasks=("energy", "particle_type")),
     ]
 
@@ -173,8 +173,15 @@ def test_tables_of_an_array_are_those_of_ctapipe_process(
     array = read_table(output, "/dl2/event/subarray/energy/GammaPhysNetEnergy")
     multiplicity = array["GammaPhysNetEnergy_telescopes"].sum(axis=1)
     assert set(multiplicity) >= {0, 1, 2}
+    # the spread between telescopes; that of a single telescope, if its model has one
     uncertainty = array["GammaPhysNetEnergy_energy_uncert"]
-    np.testing.assert_array_equal(np.isfinite(uncertainty), multiplicity > 1)
+    subarray = SubarrayDescription.from_hdf(array_path)
+    lst = [subarray.tel[tel_id] != subarray.tel[7] for tel_id in subarray.tel]
+    knows = array["GammaPhysNetEnergy_telescopes"][:, lst].any(axis=1)
+    single = multiplicity == 1
+    assert 0 < (single & knows).sum() < single.sum()
+    known = (multiplicity > 1) | (single & knows)
+    np.testing.assert_array_equal(np.isfinite(uncertainty), known)
 
 
 def test_calibration_events_are_those_of_ctapipe_process(
