@@ -11,7 +11,7 @@ import torch
 
 pytest.importorskip("lightning", reason="the extra train is not installed")
 
-from torch.optim.optimizer import register_optimizer_step_pre_hook
+from torch.optim.optimizer import register_optimizer_step_post_hook
 
 from ctapipe_gphysnet import training  # noqa: E402
 from ctapipe_gphysnet.batches import Batches  # noqa: E402
@@ -303,7 +303,7 @@ def test_gradients_are_clipped(run, tmp_path):
         gradients = [p.grad.flatten() for p in weights if p.grad is not None]
         norms.append(float(torch.cat(gradients).norm()))
 
-    handle = register_optimizer_step_pre_hook(measure)
+    handle = register_optimizer_step_post_hook(measure)
     try:
         run(epochs=1, gradient_clip=0.0)
         free = norms.copy()
