@@ -145,14 +145,15 @@ def apply(tmp_path, random_model):
 def dl2_path(sample_path, random_model, tmp_path_factory):
     """The sample with the results of three networks of random weights, without images.
 
-    Those of ``Other`` are two trainings.
+    Those of ``Other`` are two trainings. The other one knows its uncertainties.
     """
     folder = tmp_path_factory.mktemp("dl2")
     path, last = sample_path, "GammaPhysNet"
     for i, prefix in enumerate(("OtherSeed1", "OtherSeed2", last)):
         output = folder / f"{prefix}.dl2.h5"
         arguments = [f"--input={path}", f"--output={output}", f"--prefix={prefix}"]
-        arguments.append(f"--model={random_model(prefix, seed=i)}")
+        model = random_model(prefix, seed=i, uncertainty=prefix == last)
+        arguments.append(f"--model={model}")
         if prefix == last:
             arguments.append("--no-dl1-images")
         run(ApplyTool(), *arguments, "--no-progress", cwd=folder, raises=True)

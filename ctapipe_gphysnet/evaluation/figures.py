@@ -5,6 +5,7 @@ import numpy as np
 from matplotlib.colors import LogNorm
 from matplotlib.figure import Figure
 from matplotlib.ticker import NullFormatter
+from scipy.stats import norm, rayleigh
 
 __all__ = ["make_figures", "save"]
 
@@ -357,6 +358,46 @@ def _migration(tables, summaries, published):
     return figure
 
 
+def _pulls(tables, summaries, published):
+    if not _has(summaries, "pull_width", "pull_distribution"):
+        return None
+    found = np.asarray(summaries["pull_distribution"]["of"])
+    present = [of for of in ("energy", "direction") if (found == of).any()]
+    figure, axes = _axes(len(present), 2)
+    for of, (distribution, width) in zip(present, axes.T):
+        _pull_distribution(distribution, summaries["pull_distribution"], of)
+        rows = summaries["pull_width"]
+        rows = rows[np.asarray(rows["of"]) == of]
+        _curve(
+            width, rows[np.asarray(rows["axis"]) == "reco_energy"], "low", "high", "width"
+        )
+        width.axhline(1, color="0.3", linewidth=0.8)
+        width.set_ylim(0, 2)
+        _finish_energy(width, "reco", f"width of the pulls, {of}")
+        _legend(width)
+    return figure
+
+
+def _pull_distribution(axis, summary, of):
+    """Distributions of the pulls, with the one of normal errors."""
+    summary = summary[np.asarray(summary["of"]) == of]
+    for name, (color, _) in _style(summary["reconstructor"]).items():
+        rows = summary[np.asarray(summary["reconstructor"]) == name]
+        edges = np.append(rows["pull_low"], rows["pull_high"][-1])
+        density = rows["n_events"] / rows["n_total"] / np.diff(edges)
+        axis.stairs(density, edges, color=color, label=name)
+    x = np.linspace(edges[0], edges[-1], 200)
+    if of == "energy":
+        normal, label = norm.pdf(x), "normal"
+    else:
+        # 68 % of normal errors along two axes are within 1
+        scale = 1 / np.sqrt(-2 * np.log(2 * norm.sf(1)))
+        normal, label = rayleigh.pdf(x, scale=scale), "normal along both axes"
+    axis.plot(x, normal, color="0.5", linewidth=0.9, linestyle="--", label=label)
+    axis.set(xlabel=f"pull, {of}", ylabel="gammas per unit of the pull / all")
+    _legend(axis)
+
+
 def _theta_squared(tables, summaries, published):
     if not _has(summaries, "theta_squared"):
         return None
@@ -507,6 +548,12 @@ _FIGURES = {
         "Impact point: 68 % of the gammas have their core within this distance of the"
         " true one.",
         _impact_resolution,
+    ),
+    "pulls": (
+        "Pulls, the errors divided by their uncertainties, and their width, gammas: 1 if"
+        " the uncertainties are right. That of a direction is its distance from the true"
+        " one over the radius that holds 68 %.",
+        _pulls,
     ),
     "effective_area": ("Effective area for gammas.", _effective_area),
     "cuts": ("Cuts that were optimized for sensitivity.", _cuts),

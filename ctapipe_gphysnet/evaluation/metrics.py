@@ -36,6 +36,8 @@ __all__ = [
     "impact_resolutions",
     "migration_matrices",
     "over_seeds",
+    "pull_distributions",
+    "pull_widths",
     "reconstructed_fractions",
     "roc_curves",
     "theta_squared_distributions",
@@ -47,6 +49,8 @@ NEEDED = {
     "geometry": "theta",
     "particle_type": "gammaness",
 }
+# what pulls are of, by property
+PULLS = {"energy": "energy", "geometry": "direction"}
 # Less is no measurement of a 68 % quantile.
 MIN_EVENTS = 10
 N_SAMPLES = 200
@@ -548,6 +552,122 @@ def theta_squared_distributions(sample, selection, maximum=0.4, n_bins=80):
         table["n_events"] = counts
         table["n_events_error"] = len(squared) * fraction_error(counts, len(squared))
         table["n_total"] = len(squared)
+        rows.append(_labelled(table, reconstructor))
+    return _stacked(rows)
+
+
+def _pulls(sample, selection, axis):
+    """Pulls of common gammas, by reconstructor and property.
+
+    Of energies they are (ln E_reco - ln E_true) E_reco / ``energy_uncert``, of directions
+    theta / ``ang_distance_uncert``. Events without uncertainty are left out, and
+    reconstructors that have none.
+    """
+    for kind, uncertainty in (
+        ("energy", "energy_uncert"),
+        ("geometry", "ang_distance_uncert"),
+    ):
+        for reconstructor, events in _gammas(sample, selection, kind, axis):
+            events = events[np.isfinite(events[uncertainty]) & (events[uncertainty] > 0)]
+            if not len(events):
+                continue
+            if kind == "energy":
+                ratio = (events["reco_energy"] / events["true_energy"]).to_value("")
+                scale = (events[uncertainty] / events["reco_energy"]).to_value("")
+                pulls = np.log(ratio) / scale
+            else:
+                pulls = (events["theta"] / events[uncertainty]).to_value("")
+            yield reconstructor, PULLS[kind], events, pulls
+
+
+def _energy_pull_statistics(pulls, rng):
+    """Bootstrap samples of width and bias."""
+    probabilities = [NORM_LOWER_SIGMA, MEDIAN, NORM_UPPER_SIGMA]
+    low, median, high = quantile_samples(pulls, probabilities, N_SAMPLES, rng).T
+    return np.column_stack([(high - low) / 2, median])
+
+
+def _pull_row(of, pulls, rng):
+    """Number of events, width and its error, bias and its error."""
+    if len(pulls) < MIN_EVENTS:
+        return len(pulls), np.nan, np.nan, np.nan, np.nan
+    if of == "energy":
+        low, bias, high = np.quantile(pulls, [NORM_LOWER_SIGMA, MEDIAN, NORM_UPPER_SIGMA])
+        width_error, bias_error = _errors(_energy_pull_statistics(pulls, rng))
+        return len(pulls), (high - low) / 2, width_error, bias, bias_error
+    width = np.quantile(pulls, ONE_SIGMA_COVERAGE)
+    (error,) = _errors(_containment(pulls, rng))
+    return len(pulls), width, error, np.nan, np.nan
+
+
+def pull_widths(sample, selection, edges, seed=0):
+    """Width of the pulls of energy and direction, gammas only.
+
+    A pull is an error divided by its uncertainty: of energies, the difference of ln E
+    over ``energy_uncert`` / E; of directions, the distance over ``ang_distance_uncert``,
+    the radius that holds 68 %. If the uncertainties are right, the width is 1.
+
+    Parameters
+    ----------
+    sample, selection, edges, seed
+        See `angular_resolutions`.
+
+    Returns
+    -------
+    table : astropy.table.QTable
+        ``of`` ("energy" or "direction"), ``axis`` ("all", "true_energy" or
+        "reco_energy"), ``low``, ``high`` (plain numbers, TeV), ``n_events``, and with
+        their errors ``width`` (of energies, half of the central 68 % interval; of
+        directions, the 68 % quantile) and ``bias`` (the median; NaN for directions).
+        Without rows if no reconstructor has uncertainties.
+    """
+    rng, rows = np.random.default_rng(seed), []
+    edges = edges.to(u.TeV)
+    for axis in ("true", "reco"):
+        for reconstructor, of, events, pulls in _pulls(sample, selection, axis):
+            name = f"{axis}_energy"
+            masks = _bins(events[name].to(u.TeV), edges)
+            bins = list(
+                zip([name] * len(masks), edges.value[:-1], edges.value[1:], masks)
+            )
+            if axis == "true":
+                bins.insert(0, ("all", np.nan, np.nan, np.ones(len(pulls), dtype=bool)))
+            found = [
+                (of, where, low, high, *_pull_row(of, pulls[mask], rng))
+                for where, low, high, mask in bins
+            ]
+            names = ["of", "axis", "low", "high", "n_events", "width", "width_error"]
+            table = QTable(rows=found, names=[*names, "bias", "bias_error"])
+            rows.append(_labelled(table, reconstructor))
+    return _stacked(rows)
+
+
+def pull_distributions(sample, selection, maximum=5.0, n_bins=80):
+    """Histograms of the pulls, gammas only; see `pull_widths`.
+
+    Parameters
+    ----------
+    sample : Sample
+    selection : str
+    maximum : float
+        Upper end, and lower end of those of energies.
+    n_bins : int
+
+    Returns
+    -------
+    table : astropy.table.QTable
+        ``of``, ``pull_low``, ``…_high``, ``n_events`` and its error, ``n_total`` with
+        the events beyond the ends.
+    """
+    rows = []
+    for reconstructor, of, _, pulls in _pulls(sample, selection, "true"):
+        edges = np.linspace(-maximum if of == "energy" else 0, maximum, n_bins + 1)
+        counts = np.histogram(pulls, edges)[0]
+        table = bin_columns("pull", edges)
+        table.add_column(of, index=0, name="of")
+        table["n_events"] = counts
+        table["n_events_error"] = len(pulls) * fraction_error(counts, len(pulls))
+        table["n_total"] = len(pulls)
         rows.append(_labelled(table, reconstructor))
     return _stacked(rows)
 

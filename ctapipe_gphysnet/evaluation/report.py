@@ -19,6 +19,7 @@ PRINTED = (
     "angular_resolution",
     "energy_resolution",
     "impact_resolution",
+    "pull_width",
     "effective_area",
     "sensitivity",
 )
@@ -26,6 +27,7 @@ PRINTED = (
 TABLES_OF_FIGURES = {
     "angular_resolution": ("angular_resolution", "angular_resolution_reco"),
     "energy_resolution": ("energy_resolution", "energy_resolution_reco"),
+    "pulls": ("pull_width", "pull_distribution"),
 }
 # what reconstructors are compared by; and how it is called
 COMPARED = (

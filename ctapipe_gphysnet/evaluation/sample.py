@@ -24,6 +24,12 @@ __all__ = ["PARTICLES", "Sample", "read_sample"]
 # true_shower_primary_id, as sim_telarray has it
 PARTICLES = {0: "gamma", 1: "electron", 101: "proton"}
 
+# property, name and unit of the columns, which may be missing
+UNCERTAINTIES = (
+    ("energy", "energy_uncert", u.TeV),
+    ("geometry", "ang_distance_uncert", u.deg),
+)
+
 CHUNK_SIZE = 100_000
 KEY = [("particle", "U8"), ("obs_id", "i8"), ("event_id", "i8"), ("tel_id", "i8")]
 
@@ -41,8 +47,9 @@ class Sample:
         the file does not tell, as for events of an array.
     results : dict of Reconstructor to astropy.table.QTable, N rows
         ``reco_energy``, ``reco_alt``, ``reco_az``, ``theta`` (distance from the true
-        direction), ``core_error`` (distance from the true core on the ground) and
-        ``gammaness``; NaN where there is none.
+        direction), ``core_error`` (distance from the true core on the ground),
+        ``gammaness``, and the uncertainties ``energy_uncert`` and
+        ``ang_distance_uncert``; NaN where there is none.
     selected : dict of str to ndarray of bool, shape (N,)
         Which events pass the criteria of a selection, by its name.
     criteria : dict of str to list of tuple
@@ -264,6 +271,11 @@ def _result(path, table, reconstructor, events, array_wise):
     result["reco_alt"], result["reco_az"] = columns("geometry", ["alt", "az"], u.deg)
     core = columns("geometry", ["core_x", "core_y"], u.m)
     (result["gammaness"],) = columns("particle_type", ["prediction"], None)
+    for kind, name, unit in UNCERTAINTIES:
+        prefix = getattr(reconstructor, kind)
+        result[name] = np.full(len(table), np.nan) * unit
+        if f"{prefix}{'' if array_wise else '_tel'}_{name}" in table.colnames:
+            (result[name],) = columns(kind, [name], unit)
     result["theta"] = angular_separation(
         result["reco_az"], result["reco_alt"], events["true_az"], events["true_alt"]
     ).to(u.deg)

@@ -80,6 +80,16 @@ KINDS = {
     "impact_resolution": Kind(
         "Resolution of the impact point", _per_energy("true"), ("impact_resolution",), -1
     ),
+    "pull_width": Kind(
+        "Width of the pulls of energy and direction",
+        ("reconstructor", "of", "axis", "low", "high"),
+        ("width", "bias"),
+    ),
+    "pull_distribution": Kind(
+        "Distribution of the pulls",
+        ("reconstructor", "of", "pull_low", "pull_high"),
+        ("n_events",),
+    ),
     "roc": Kind("ROC curve", (), ()),
     "gammaness": Kind(
         "Distribution of the gammaness",
@@ -182,6 +192,8 @@ def make_tables(sample, selection, binning, seed=0):
             *common, energy, "reco", seed
         ),
         "impact_resolution": metrics.impact_resolutions(*common, energy, seed),
+        "pull_width": metrics.pull_widths(*common, energy, seed),
+        "pull_distribution": metrics.pull_distributions(*common),
         "roc": metrics.roc_curves(*common),
         "gammaness": metrics.gammaness_distributions(*common),
         "migration": metrics.migration_matrices(*common, energy),

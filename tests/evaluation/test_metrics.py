@@ -32,6 +32,8 @@ def make_result(rng, events, spread):
     result["reco_az"] = events["true_az"]
     result["theta"] = theta
     result["core_error"] = rng.uniform(0, 100 * spread, n) * u.m
+    result["energy_uncert"] = np.nan * u.TeV
+    result["ang_distance_uncert"] = np.nan * u.deg
     score = rng.normal(np.where(is_gamma, 1, 0), spread)
     result["gammaness"] = 1 / (1 + np.exp(-score))
     return result
@@ -96,6 +98,76 @@ def test_angular_resolution(sample, edge):
     found = row["angular_resolution_error"].to_value(u.deg)
     assert found == pytest.approx(error, rel=0.35)
     assert expected == pytest.approx(known, abs=4 * error)
+
+
+@pytest.fixture
+def uncertain(sample):
+    """Sample in which Good knows its errors, and Poor says half of them."""
+    for reconstructor, result in sample.results.items():
+        spread = 0.2 if reconstructor.name == "Good" else 0.3
+        result["energy_uncert"] = spread * result["reco_energy"]
+        radius = spread * np.sqrt(-2 * np.log(1 - ONE_SIGMA))
+        result["ang_distance_uncert"] = np.full(N, radius) * u.deg
+    return sample
+
+
+@pytest.mark.parametrize(("name", "seed", "known"), [("Good", 2, 1), ("Poor", None, 2)])
+@pytest.mark.parametrize("of", ["energy", "direction"])
+def test_pull_widths(uncertain, name, seed, known, of):
+    table = metrics.pull_widths(uncertain, "bright", EDGES)
+    result = uncertain.results[Reconstructor(name, seed, **FULL)]
+    energy = uncertain.events["true_energy"]
+    if of == "energy":
+        relative = result["energy_uncert"] / result["reco_energy"]
+        pulls = (np.log((result["reco_energy"] / energy).value) / relative).value
+    else:
+        pulls = (result["theta"] / result["ang_distance_uncert"]).value
+    everything = gammas(uncertain, 0.1) | gammas(uncertain, 1.0)
+    reco = result["reco_energy"].value
+    for axis, low, chosen in (
+        ("all", None, everything),
+        ("true_energy", 1.0, gammas(uncertain, 1.0)),
+        ("reco_energy", 0.1, everything & (reco >= 0.1) & (reco < 1)),
+    ):
+        bins = {} if low is None else {"low": low}
+        row = row_of(table, name, seed, of=of, axis=axis, **bins)
+        assert row["n_events"] == chosen.sum()
+        if of == "energy":
+            low, median, high = np.quantile(pulls[chosen], norm.cdf([-1, 0, 1]))
+            assert row["width"] == pytest.approx((high - low) / 2)
+            assert row["bias"] == pytest.approx(median)
+        else:
+            assert row["width"] == pytest.approx(np.quantile(pulls[chosen], ONE_SIGMA))
+            assert np.isnan(row["bias"])
+        assert row["width_error"] < 0.05 * known
+        # of events that a bin holds because of their errors, less is known
+        tolerance = 0.15 * known if axis == "reco_energy" else 4 * row["width_error"]
+        assert row["width"] == pytest.approx(known, abs=tolerance)
+
+
+def test_pull_distributions(uncertain):
+    table = metrics.pull_distributions(uncertain, "bright")
+    chosen = (np.asarray(table["of"]) == "energy") & (
+        np.asarray(table["reconstructor"]) == "Poor"
+    )
+    rows = table[chosen]
+    assert (rows["pull_low"][0], rows["pull_high"][-1]) == (-5, 5)
+    middle = (rows["pull_low"] >= -2) & (rows["pull_high"] <= 2)
+    share = rows["n_events"][middle].sum() / rows["n_total"][0]
+    assert share == pytest.approx(ONE_SIGMA, abs=0.05)
+    rows = table[np.asarray(table["of"]) == "direction"]
+    assert rows["pull_low"].min() == 0
+
+
+def test_no_pulls_without_uncertainties(sample):
+    assert len(metrics.pull_widths(sample, "bright", EDGES)) == 0
+    assert len(metrics.pull_distributions(sample, "bright")) == 0
+    good = Reconstructor("Good", 1, **FULL)
+    result = sample.results[good]
+    result["energy_uncert"] = 0.2 * result["reco_energy"]
+    table = metrics.pull_widths(sample, "bright", EDGES)
+    assert set(table["reconstructor"]) == {"Good"}
+    assert set(table["of"]) == {"energy"}
 
 
 def test_energy_resolution(sample):

@@ -57,6 +57,22 @@ def test_reconstructors_are_known_by_their_names(dl2_path):
     assert find_reconstructors(dl2_path, array_wise=True) == found
 
 
+def test_uncertainties(dl2_path, expected):
+    """One of the models has them."""
+    sample = read_sample([dl2_path], {})
+    for reconstructor, result in sample.results.items():
+        for name, column in (
+            ("energy_uncert", "Energy_tel_energy_uncert"),
+            ("ang_distance_uncert", "Geometry_tel_ang_distance_uncert"),
+        ):
+            if reconstructor.name == "Other":
+                assert np.isnan(result[name]).all()
+                continue
+            wanted = u.Quantity(expected[f"GammaPhysNet{column}"])
+            assert np.isfinite(wanted).sum() > 100
+            np.testing.assert_array_equal(result[name], wanted)
+
+
 def test_events_are_those_of_table_loader(dl2_path, expected):
     sample = read_sample([dl2_path], {"low": LOW})
     assert len(sample) == len(expected) == 600

@@ -51,6 +51,20 @@ def test_tables(report):
     assert ((overall["auc"] > 0) & (overall["auc"] < 1)).all()
 
 
+def test_pulls(report):
+    table = QTable.read(report / "bright" / "pull_width.ecsv")
+    assert set(table["reconstructor"]) == {"GammaPhysNet"}
+    assert set(table["of"]) == {"energy", "direction"}
+    overall = table[np.asarray(table["axis"]) == "all"]
+    assert (overall["n_events"] > 100).all()
+    assert (overall["width"] > 0).all()
+    assert (overall["width_error"] > 0).all()
+    assert (report / "bright" / "pulls.png").read_bytes()[1:4] == b"PNG"
+    text = (report / "report.html").read_text()
+    assert "Width of the pulls of energy and direction" in text
+    assert "bright/pull_distribution.ecsv" in text
+
+
 def test_edges_of_energy(dl2_path, tmp_path):
     edges = [f"--EvaluateTool.energy_edges={edge}" for edge in (0.02, 0.1, 5)]
     arguments = [dl2_path, "--cuts=low", "--no-response", "-o", tmp_path / "report"]
