@@ -75,6 +75,7 @@ def test_paper_to_the_letter(configured, lst_lattice):
     assert options.balance_weight_decay == 1e-4
     assert options.class_balance == "none"
     assert options.label_smoothing == options.gradient_penalty == 0
+    assert options.gradient_clip == 0
     change = options.augmentation
     assert not change.turn
     assert change.night_sky == change.dead_pixels == change.charge_error == 0
