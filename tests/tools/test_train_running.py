@@ -76,7 +76,11 @@ TrainTool().run(sys.argv[1:])
 """
 
 
-@pytest.mark.parametrize("in_step", [True, False], ids=["step", "write"])
+@pytest.mark.parametrize(
+    "in_step",
+    [True, pytest.param(False, marks=pytest.mark.slow)],
+    ids=["step", "write"],
+)
 def test_killed_and_resumed(train, uninterrupted, sample_path, tmp_path, in_step):
     output = tmp_path / "model.safetensors"
     arguments = [f"--input={sample_path}", f"--output={output}", *SMALL, *AVERAGED]
