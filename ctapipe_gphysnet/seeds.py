@@ -7,8 +7,9 @@ from astropy.table import Table
 
 from .checkpoint import card_identity, read_card
 from .files import replaced_when_whole
+from .training_card import card_configuration
 
-__all__ = ["card_configuration", "index_path", "seed_outputs", "write_index"]
+__all__ = ["index_path", "seed_outputs", "unfinished_seeds", "write_index"]
 
 
 def seed_outputs(output, seeds):
@@ -39,26 +40,69 @@ def index_path(output):
     return output.with_name(f"{output.stem}_seeds.ecsv")
 
 
-def card_configuration(card):
-    """What `ctapipe_gphysnet.resuming.configuration` was for the model of a card.
+def unfinished_seeds(outputs, plans, resume, overwrite):
+    """Seeds that are still to be trained.
 
     Parameters
     ----------
-    card : dict
+    outputs : dict of int to pathlib.Path
+        Model file of every seed. One that is there and is what it should be is complete,
+        if there are several.
+    plans : dict of int to dict
+        `ctapipe_gphysnet.resuming.configuration` of every seed.
+    resume : bool
+        Go on from checkpoints.
+    overwrite : bool
+        Begin anew where that costs a model file or a checkpoint.
 
     Returns
     -------
-    dict
+    dict of int to bool
+        Seeds to train, and whether they go on from a checkpoint.
+
+    Raises
+    ------
+    ValueError
+        If something would be lost unasked, or if there is nothing to resume.
+    OSError
+        If there is no checkpoint to go on from, or one of another training.
     """
-    training = card.get("training", {})
-    names = ("inputs", "regression_inputs", "quality_criteria")
-    return {
-        **training.get("options", {}),
-        "network": card["network"],
-        "preprocessing": card["preprocessing"],
-        **{name: training.get(name) for name in names},
-        "initial_model": (training.get("initial_model") or {}).get("identity"),
-    }
+    from .resuming import LAST, read_checkpoint
+
+    several, found = len(outputs) > 1, {}
+    for seed, output in outputs.items():
+        if several and output.exists() and (resume or not overwrite):
+            if _is_complete(output, plans[seed], overwrite):
+                continue
+        last = output.with_suffix(".training") / LAST
+        if last.exists() and not (resume or overwrite):
+            raise ValueError(
+                f"{last} is of a training that can go on: give --resume, or --overwrite"
+                " to begin anew"
+            )
+        found[seed] = resume and (not several or last.exists())
+        if found[seed]:
+            read_checkpoint(last, plans[seed])
+    if resume and len(found) == len(outputs) and not any(found.values()):
+        raise ValueError(
+            "neither a checkpoint nor a model file of"
+            f" {', '.join(map(str, outputs.values()))}: nothing to resume"
+        )
+    return found
+
+
+def _is_complete(output, plan, overwrite):
+    """Whether a model file is that of a configuration."""
+    from .resuming import first_difference
+
+    difference = first_difference(card_configuration(read_card(output)), plan)
+    if difference is not None and not overwrite:
+        name, old, new = difference
+        raise ValueError(
+            f"{output} exists, but {name} is {new} and was {old} for it; choose another"
+            " name or give --overwrite"
+        )
+    return difference is None
 
 
 def write_index(path, outputs):

@@ -13,7 +13,7 @@ from sklearn.model_selection import GroupKFold, cross_val_predict
 
 from .tasks import TASKS
 
-__all__ = ["MIN_EVENTS", "fit_uncertainties"]
+__all__ = ["MIN_EVENTS", "fit_uncertainties", "verify_number"]
 
 MIN_EVENTS = 100  # gamma rays; of fewer, no 68 % interval is known to 10 %
 N_FOLDS = 5
@@ -57,11 +57,7 @@ def fit_uncertainties(predictor, batches, showers):
     names = predictor.model.network.options.uncertainties
     features, errors, is_signal = _collect(predictor, batches, names)
     n_events = np.count_nonzero(is_signal)
-    if n_events < MIN_EVENTS:
-        raise ValueError(
-            f"{n_events} gamma rays to fit uncertainties to; at least {MIN_EVENTS} are"
-            " needed: keep more events aside with validation_fraction"
-        )
+    verify_number(n_events)
     showers = np.asarray(showers)[is_signal]
     calibration = {}
     for name, task in names.items():
@@ -71,6 +67,21 @@ def fit_uncertainties(predictor, batches, showers):
             layers[name].bias.fill_(bias)
         calibration[task] = {"n_images": int(n_events), "pull_width": float(width)}
     return calibration
+
+
+def verify_number(n_events):
+    """Make sure that there are gamma rays enough to fit to.
+
+    Raises
+    ------
+    ValueError
+        If there are fewer than `MIN_EVENTS`.
+    """
+    if n_events < MIN_EVENTS:
+        raise ValueError(
+            f"{n_events} gamma rays to fit uncertainties to; at least {MIN_EVENTS} are"
+            " needed: keep more events aside with validation_fraction"
+        )
 
 
 def _collect(predictor, batches, names):

@@ -1,12 +1,7 @@
 """gphysnet-train: train γ-PhysNet on simulated DL1 files."""
 
-import hashlib
-import subprocess
 import time
 from dataclasses import replace
-from datetime import UTC, datetime
-from importlib.metadata import version
-from pathlib import Path
 
 import numpy as np
 from ctapipe.core import Tool, ToolConfigurationError
@@ -20,23 +15,19 @@ from ctapipe.core.traits import (
     Unicode,
 )
 from ctapipe.core.traits import Path as PathTrait
-from ctapipe.io.metadata import read_reference_metadata
 
 from ..events import EventError, EventSelection, read_events, shower_numbers
 from ..files import remove_leftovers
 from ..image_store import ImageStore, ImageStoreError, available_memory
-from ..lstchain import is_lstchain
 from ..preprocessing import Preprocessing
 from ..resources import find_recipe, recipe_names
-from ..seeds import card_configuration, index_path, seed_outputs, write_index
+from ..seeds import index_path, seed_outputs, unfinished_seeds, write_index
 from ..tasks import TASKS
+from ..training_card import git_revision, sources_of_training, training_information
 from .export import apply_models_command
 from .outputs import failures_of_writing, verify_output
 
 __all__ = ["TrainTool", "main"]
-
-CARD_SOURCES = ("inputs", "regression_inputs", "quality_criteria")
-SOFTWARE = ("ctapipe_gphysnet", "ctapipe", "torch", "lightning", "numpy")
 
 
 class RecipePath(PathTrait):
@@ -421,7 +412,7 @@ class TrainTool(Tool):
         self.n_local = devices if isinstance(devices, int) else len(devices)
         self.selection = EventSelection(parent=self)
         # now, for the checkout may change while the training runs
-        self.git_revision = _git_revision()
+        self.git_revision = git_revision()
         self.sources = self._sources()
         self.unfinished = self._unfinished()
 
@@ -440,67 +431,38 @@ class TrainTool(Tool):
 
     def _sources(self):
         """What a training has to have in common with one that it goes on with."""
-        from ..checkpoint import ModelFileError, card_identity, read_card
+        from ..checkpoint import ModelFileError
 
-        initial = None
-        if self.initial_model is not None:
-            try:
-                initial = card_identity(read_card(self.initial_model))
-            except ModelFileError as error:
-                raise ToolConfigurationError(str(error)) from None
-        return {
-            "inputs": [_identity(path) for path in self.inputs],
-            "regression_inputs": [_identity(path) for path in self.regression_inputs],
-            "quality_criteria": [list(pair) for pair in self.selection.quality_criteria],
-            "initial_model": initial,
-        }
+        try:
+            return sources_of_training(
+                self.inputs,
+                self.regression_inputs,
+                self.selection.quality_criteria,
+                self.initial_model,
+            )
+        except ModelFileError as error:
+            raise ToolConfigurationError(str(error)) from None
 
     def _unfinished(self):
-        """Seeds to train, and whether they go on from a checkpoint.
+        """Seeds to train, and whether they go on from a checkpoint."""
+        from ..resuming import configuration
 
-        Raises
-        ------
-        ToolConfigurationError
-            If that would cost what is there, or if there is nothing to resume.
-        """
-        from ..resuming import LAST, configuration, first_difference, read_checkpoint
-
-        resumes = {}
-        anew = self.overwrite and not self.resume
-        for seed, output in self.outputs.items():
-            options = replace(self.training_options, seed=seed)
-            plan = configuration(
-                options, self.network_options, self.preparation, self.sources
+        plans = {
+            seed: configuration(
+                replace(self.training_options, seed=seed),
+                self.network_options,
+                self.preparation,
+                self.sources,
             )
-            if self.n_seeds > 1 and output.exists() and not anew:
-                difference = first_difference(_card_configuration(output), plan)
-                if difference is None:
-                    self.log.info("%s is complete", output)
-                    continue
-                if not self.overwrite:
-                    name, old, new = difference
-                    raise ToolConfigurationError(
-                        f"{output} exists, but {name} is {new} and was {old} for it;"
-                        " choose another name or give --overwrite"
-                    )
-            last = output.with_suffix(".training") / LAST
-            if last.exists() and not (self.resume or self.overwrite):
-                raise ToolConfigurationError(
-                    f"{last} is of a training that can go on: give --resume, or"
-                    " --overwrite to begin anew"
-                )
-            resumes[seed] = self.resume and (self.n_seeds == 1 or last.exists())
-            if resumes[seed]:
-                try:
-                    read_checkpoint(last, plan)
-                except OSError as error:
-                    raise ToolConfigurationError(str(error)) from None
-        if self.resume and len(resumes) == self.n_seeds and not any(resumes.values()):
-            raise ToolConfigurationError(
-                f"neither a checkpoint nor a model file of {self.output} and its"
-                f" {self.n_seeds} seeds: nothing to resume"
-            )
-        return resumes
+            for seed in self.outputs
+        }
+        try:
+            found = unfinished_seeds(self.outputs, plans, self.resume, self.overwrite)
+        except (ValueError, OSError) as error:
+            raise ToolConfigurationError(str(error)) from None
+        for seed in self.outputs.keys() - found:
+            self.log.info("%s is complete", self.outputs[seed])
+        return found
 
     def _train_all(self):
         from ..resuming import CheckpointError, TrainingStopped
@@ -514,14 +476,12 @@ class TrainTool(Tool):
             self.selection.to_table(),
         )
         for seed, resume in self.unfinished.items():
-            if self.uncertainty:
-                self._verify_uncertainty(sample, seed)
             try:
                 self._train(sample, seed, resume)
             except TrainingStopped as stopped:
                 self.log.error("%s", stopped)
                 raise SystemExit(stopped.exit_code) from None
-            except (CheckpointError, FloatingPointError) as error:
+            except (CheckpointError, FloatingPointError, ValueError) as error:
                 raise ToolConfigurationError(str(error)) from error
 
     def _train(self, sample, seed, resume):
@@ -540,10 +500,14 @@ class TrainTool(Tool):
         )
         start = self._load_initial(network, sample.camera)
         began = time.monotonic()
+        validation = sample.split(self.validation_fraction, seed)[1]
+        if self.uncertainty:  # now, not after hours of training
+            from ..uncertainty import verify_number
+
+            verify_number(np.count_nonzero(sample.is_signal[validation]))
         if self.only_uncertainty:
-            kept = len(self._validation(sample, seed))
-            result = {"n_processes": 1, "n_training": 0, "n_validation": kept}
-            result |= {"epochs": 0, "metrics": {}}
+            result = {"n_processes": 1, "epochs": 0, "n_training": 0, "metrics": {}}
+            result["n_validation"] = len(validation)
         else:
             result = train(
                 network,
@@ -556,13 +520,20 @@ class TrainTool(Tool):
             )
         if result is None:  # the first process has it
             return
-        seconds = time.monotonic() - began
-        information = self._information(sample, result, seconds, options, output)
-        information["training"]["initial_model"] = start
+        information = {
+            "name": self._name(output),
+            "description": self.model_description,
+            **training_information(
+                sample, self.selection, self.sources, options, result, start
+            ),
+        }
+        information["training"]["wall_time_s"] = round(time.monotonic() - began, 1)
+        information["software"]["git_revision"] = self.git_revision
         model = Model(network, sample.camera, self.preparation, information)
         if self.uncertainty:
+            information["training"]["only_uncertainty"] = self.only_uncertainty
             information["validation"]["uncertainty"] = self._fit_uncertainty(
-                model, sample, seed
+                model, sample, validation
             )
         remove_leftovers(output)
         with failures_of_writing(output):
@@ -572,30 +543,13 @@ class TrainTool(Tool):
             paths = export(output, self.export_ctapipe, self.overwrite)
             self.log.info("wrote pickles for\n%s", apply_models_command(paths))
 
-    def _validation(self, sample, seed):
-        """Events that are kept for validation."""
-        return sample.split(self.validation_fraction, seed)[1]
-
-    def _verify_uncertainty(self, sample, seed):
-        """Raise, before hours of training, if there are too few events to fit to."""
-        from ..uncertainty import MIN_EVENTS
-
-        n_events = np.count_nonzero(sample.is_signal[self._validation(sample, seed)])
-        if n_events < MIN_EVENTS:
-            raise ToolConfigurationError(
-                f"{n_events} gamma rays are kept for validation, but the uncertainty"
-                f" needs {MIN_EVENTS}: set validation_fraction above"
-                f" {self.validation_fraction}"
-            )
-
-    def _fit_uncertainty(self, model, sample, seed):
+    def _fit_uncertainty(self, model, sample, events):
         """Fit the uncertainties of a model; returns their entry in the card."""
         from ..batches import Batches, OrderedBatches
         from ..inference import Predictor
         from ..training import VALIDATION_BATCH_SIZE
         from ..uncertainty import fit_uncertainties
 
-        events = self._validation(sample, seed)
         batches = Batches(sample, events, self.preparation)
         order = OrderedBatches(len(events), VALIDATION_BATCH_SIZE)
         return fit_uncertainties(
@@ -661,100 +615,6 @@ class TrainTool(Tool):
         """Name on the card of one of the outputs."""
         stem = self.output.stem
         return (self.model_name or stem) + output.stem.removeprefix(stem)
-
-    def _information(self, sample, result, seconds, options, output):
-        """The free part of the model card."""
-        energy = np.asarray(sample.truth["true_energy"][sample.is_signal])
-        primaries, counts = np.unique(
-            sample.truth["true_shower_primary_id"], return_counts=True
-        )
-        degrees = {
-            name: np.rad2deg(np.asarray(sample.truth[f"pointing_{name}"], dtype=float))
-            for name in ("alt", "az")
-        }
-        return {
-            "name": self._name(output),
-            "description": self.model_description,
-            "created": datetime.now(UTC).isoformat(timespec="seconds"),
-            "training": {
-                **{name: self.sources[name] for name in CARD_SOURCES},
-                "selection": _selection_counts(self.selection),
-                "n_images": result["n_training"],
-                "images_by_primary_id": {
-                    str(primary): int(count) for primary, count in zip(primaries, counts)
-                },
-                "signal_energy_TeV": [float(energy.min()), float(energy.max())],
-                "pointing_deg": {
-                    name: [float(value.min()), float(value.max())]
-                    for name, value in degrees.items()
-                },
-                "epochs": result["epochs"],
-                "only_uncertainty": self.only_uncertainty,
-                "image_presentations": result["epochs"]
-                * (result["n_training"] // options.batch_size)
-                * options.batch_size,
-                "n_processes": result["n_processes"],
-                "options": options.recipe,
-                "wall_time_s": round(seconds, 1),
-            },
-            "validation": {"n_images": result["n_validation"], **result["metrics"]},
-            "software": {
-                **{package: version(package) for package in SOFTWARE},
-                "git_revision": self.git_revision,
-            },
-        }
-
-
-def _identity(path):
-    """What tells one DL1 file from another: its name and product identifier.
-
-    Files of lstchain have no identifier, so their digest stands for it.
-    """
-    identity = {}
-    try:
-        if is_lstchain(path):
-            with open(path, "rb") as file:
-                identity["sha256"] = hashlib.file_digest(file, "sha256").hexdigest()
-        else:
-            identity["product_id"] = str(read_reference_metadata(path).product.id_)
-    except Exception:  # each library raises its own; reading will say what is wrong
-        pass
-    return {"file": Path(path).name, **identity}
-
-
-def _card_configuration(path):
-    from ..checkpoint import ModelFileError, read_card
-
-    try:
-        return card_configuration(read_card(path))
-    except ModelFileError as error:
-        raise ToolConfigurationError(str(error)) from None
-
-
-def _selection_counts(selection):
-    """What each criterion left of the events."""
-    return [
-        {
-            "criterion": str(row["criteria"]),
-            "passed": int(row["counts"]),
-            "passed_so_far": int(row["cumulative_counts"]),
-        }
-        for row in selection.to_table()
-    ]
-
-
-def _git_revision():
-    """Revision of the checkout the package runs from, None outside of one."""
-    here = Path(__file__).resolve().parents[2]
-    if not (here / ".git").exists():
-        return None
-    command = ["git", "-C", str(here), "describe", "--always", "--dirty"]
-    try:
-        return subprocess.run(
-            command, capture_output=True, check=True, text=True
-        ).stdout.strip()
-    except (OSError, subprocess.CalledProcessError):
-        return None
 
 
 def main():
