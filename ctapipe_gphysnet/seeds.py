@@ -9,7 +9,13 @@ from .checkpoint import card_identity, read_card
 from .files import replaced_when_whole
 from .training_card import card_configuration
 
-__all__ = ["index_path", "seed_outputs", "unfinished_seeds", "write_index"]
+__all__ = [
+    "index_path",
+    "seed_outputs",
+    "training_folder",
+    "unfinished_seeds",
+    "write_index",
+]
 
 
 def seed_outputs(output, seeds):
@@ -33,6 +39,11 @@ def seed_outputs(output, seeds):
         seed: output.with_name(f"{output.stem}_seed{seed}{output.suffix}")
         for seed in seeds
     }
+
+
+def training_folder(output):
+    """Where checkpoints and logs of the training of a model file go."""
+    return output.with_suffix(".training")
 
 
 def index_path(output):
@@ -74,7 +85,7 @@ def unfinished_seeds(outputs, plans, resume, overwrite):
         if several and output.exists() and (resume or not overwrite):
             if _is_complete(output, plans[seed], overwrite):
                 continue
-        last = output.with_suffix(".training") / LAST
+        last = training_folder(output) / LAST
         if last.exists() and not (resume or overwrite):
             raise ValueError(
                 f"{last} is of a training that can go on: give --resume, or --overwrite"

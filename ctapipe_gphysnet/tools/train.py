@@ -21,7 +21,13 @@ from ..files import remove_leftovers
 from ..image_store import ImageStore, ImageStoreError, available_memory
 from ..preprocessing import Preprocessing
 from ..resources import find_recipe, recipe_names
-from ..seeds import index_path, seed_outputs, unfinished_seeds, write_index
+from ..seeds import (
+    index_path,
+    seed_outputs,
+    training_folder,
+    unfinished_seeds,
+    write_index,
+)
 from ..tasks import TASKS
 from ..training_card import git_revision, sources_of_training, training_information
 from .export import apply_models_command
@@ -514,7 +520,7 @@ class TrainTool(Tool):
                 sample,
                 self.preparation,
                 options,
-                output.with_suffix(".training"),
+                training_folder(output),
                 resume,
                 self.sources,
             )

@@ -153,7 +153,7 @@ def test_several_seeds(train, tmp_path, monkeypatch):
     config = tmp_path / "selection.json"
     criteria = {"quality_criteria": [["width", "hillas_width > 0"]]}
     config.write_text(json.dumps({"EventSelection": criteria}))
-    with pytest.raises(Exception, match="2 seeds: nothing to resume"):
+    with pytest.raises(Exception, match="model_seed5.*nothing to resume"):
         train(output, *options, "--resume")
     with monkeypatch.context() as patch:
         patch.setattr(GammaPhysNetTraining, "training_step", fail_with_second_seed)
