@@ -266,7 +266,9 @@ def _models(name, entry, folder, gpus):
         return [Model(name, "file", file=file)]
     options = dict(entry["train"] or {})
     if "config" in options:
-        options["config"] = str(Path(folder, options["config"]).resolve())
+        path = Path(folder, options["config"])
+        if path.suffix:  # else it is one that comes with the package
+            options["config"] = str(path.resolve())
     if options.get("nodes", 1) > 1:
         options.setdefault("devices", gpus or 1)
     if "seeds" not in entry:

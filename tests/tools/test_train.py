@@ -234,7 +234,7 @@ def test_uncertainty_leaves_the_rest_alone(sample_path, tmp_path):
 
 
 def test_uncertainty_needs_events(sample_path, tmp_path):
-    with pytest.raises(Exception, match=r"2\d gamma rays to fit .* with validation_fraction"):
+    with pytest.raises(Exception, match=r"2\d gamma rays to fit .*_fraction"):
         train(tmp_path / "model.safetensors", sample_path, "--uncertainty")
     assert not (tmp_path / "model.training").exists()
 
