@@ -1,13 +1,16 @@
 """Simulated DL1 events as arrays to train on."""
 
+import ctypes
 import math
 import os
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
+import astropy.units as u
 import numpy as np
 import tables
-from astropy.table import Table, vstack
+from astropy.table import Table
 from ctapipe import __version__ as ctapipe_version
 from ctapipe.core import QualityQuery
 from ctapipe.core.expression_engine import ExpressionError
@@ -20,7 +23,7 @@ from tqdm.auto import tqdm
 from .camera import CameraLayout, CameraMismatch
 from .dl1 import DL1Error, Reading
 from .files import reason
-from .image_store import ImageStore
+from .image_store import GrowingArray, ImageStore
 from .lattice import LatticeError
 from .lstchain import LstchainFile, is_lstchain
 from .tasks import GAMMA_ID, TASKS
@@ -99,6 +102,43 @@ class EventSelection(QualityQuery):
         ],
         help=QualityQuery.quality_criteria.help,
     ).tag(config=True)
+
+    def __init__(self, *args, **kwargs):
+        super().__init__(*args, **kwargs)
+        self._of_primary = {}  # what passes so far, by criterion
+
+    def get_table_mask(self, table):
+        """As of `ctapipe.core.QualityQuery`; counts every kind of primary, too.
+
+        Parameters
+        ----------
+        table : astropy.table.Table, N rows
+            With the column true_shower_primary_id, and those that the criteria name.
+
+        Returns
+        -------
+        passed : ndarray of bool, shape (N,)
+        """
+        passed = np.ones((len(self.expressions) + 1, len(table)), dtype=bool)
+        for i, result in enumerate(self.engine(table), 1):
+            passed[i] = passed[i - 1] & result
+        primary = np.asarray(table["true_shower_primary_id"])
+        for number in np.unique(primary):
+            counts = np.count_nonzero(passed[:, primary == number], axis=1)
+            before = self._of_primary.get(int(number), 0)
+            self._of_primary[int(number)] = before + counts
+        return super().get_table_mask(table)
+
+    def to_table(self, functions=False):
+        """As of `ctapipe.core.QualityQuery`, with a column for every kind of primary.
+
+        primary_101 says how many of those with true_shower_primary_id 101, protons, pass
+        a criterion and all before it.
+        """
+        table = super().to_table(functions)
+        for number, counts in sorted(self._of_primary.items()):
+            table[f"primary_{number}"] = counts
+        return table
 
 
 @dataclass
@@ -201,9 +241,11 @@ def read_events(
     store = ImageStore() if store is None else store
     files = [(path, True) for path in paths]
     files += [(path, False) for path in regression_paths]
+    for path, _ in files:
+        _verify(path)
     sizes = np.array([os.path.getsize(path) for path, _ in files])
-    shares = np.append(0, np.cumsum(sizes)) / sizes.sum()
-    parts, classified = [], []
+    shares = np.append(0, np.cumsum(sizes)) / max(1, sizes.sum())
+    rows = GrowingArray()
     for (path, classify), before, after in zip(files, shares, shares[1:]):
         with _open(path) as file:
             camera, matches = _matching_telescopes(file.subarray, path, camera, selection)
@@ -216,6 +258,7 @@ def read_events(
                 disable=not progress,
             )
             for number, chunk in enumerate(chunks, 1):
+                _give_back_memory()
                 share_read = before + (after - before) * number / n_chunks
                 events = _selected(chunk, path, selection, tasks)
                 for match in {id(match): match for match in matches.values()}.values():
@@ -227,32 +270,41 @@ def read_events(
                             for name in ("image", "peak_time")
                         )
                         store.append(*images, share_read)
-                        parts.append(_targets_and_truth(part, path, tasks))
-                        classified.append(np.full(len(part), classify))
-    if not parts:
+                        rows.append(_targets_and_truth(part, path, tasks, classify))
+    if rows.array is None:
         raise EventError(
             f"no event passes the selection in {[str(path) for path, _ in files]}; how"
             f" many pass each criterion:\n{selection.to_table()}"
         )
     images = store.finish()
-    targets, truth = zip(*parts)
+    truth = Table({name: rows.array[name] for name in TRUTH})
+    for name, unit in TRUTH.items():
+        truth[name].unit = unit
     return EventSample(
         charge=images[:, 0],
         peak_time=images[:, 1],
-        targets={task: np.concatenate([t[task] for t in targets]) for task in tasks},
-        truth=vstack(list(truth), metadata_conflicts="silent"),
+        targets={task: rows.array[task].copy() for task in tasks},
+        truth=truth,
         camera=camera,
-        classified=np.concatenate(classified),
+        classified=rows.array["classified"].copy(),
     )
 
 
-def _open(path):
+def _give_back_memory():
+    """Give the memory of chunks before back to the system.
+
+    Left alone, glibc keeps more and more of it, in pieces.
+    """
+    trim = getattr(ctypes.CDLL(None), "malloc_trim", None)  # other systems have it not
+    if trim is not None:
+        trim(0)
+
+
+@contextmanager
+def _opening(path):
+    """Name the file in whatever is raised."""
     try:
-        if is_lstchain(path):
-            return LstchainFile(path, FocalLengthKind.EFFECTIVE)
-        with tables.open_file(path) as file:
-            _verify_data_model(file, path)
-        return TableLoader(path)
+        yield
     except DL1Error as error:
         raise EventError(str(error)) from error
     except Exception as error:  # PyTables, h5py and ctapipe each raise their own
@@ -262,17 +314,32 @@ def _open(path):
         ) from error
 
 
-def _verify_data_model(file, path):
-    name = "CTA PRODUCT DATA MODEL VERSION"
-    if name not in file.root._v_attrs:
-        raise DL1Error(f"{path}: is no file of ctapipe, it has no attribute {name!r}")
-    found = file.root._v_attrs[name]
-    if found not in COMPATIBLE_DATA_MODEL_VERSIONS:
-        raise DL1Error(
-            f"{path}: is of version {found} of ctapipe's data model; ctapipe"
-            f" {ctapipe_version} reads {', '.join(COMPATIBLE_DATA_MODEL_VERSIONS)}. Take"
-            " another version of ctapipe, or make the file again with this one"
-        )
+def _verify(path):
+    """Raise unless a file is whole and of a known data model.
+
+    This is quick: all files are looked at before the first one is read.
+    """
+    with _opening(path):
+        if is_lstchain(path):
+            return  # its tables tell whether it is known
+        with tables.open_file(path) as file:
+            name = "CTA PRODUCT DATA MODEL VERSION"
+            if name not in file.root._v_attrs:
+                raise DL1Error(f"{path}: is no file of ctapipe, it has no {name!r}")
+            version = file.root._v_attrs[name]
+        if version not in COMPATIBLE_DATA_MODEL_VERSIONS:
+            raise DL1Error(
+                f"{path}: is of version {version} of ctapipe's data model; ctapipe"
+                f" {ctapipe_version} reads {', '.join(COMPATIBLE_DATA_MODEL_VERSIONS)}."
+                " Take another version of ctapipe, or make the file again with this one"
+            )
+
+
+def _open(path):
+    with _opening(path):
+        if is_lstchain(path):
+            return LstchainFile(path, FocalLengthKind.EFFECTIVE)
+        return TableLoader(path)
 
 
 def _tables(file, path, tel_ids):
@@ -327,8 +394,16 @@ def _matching_telescopes(subarray, path, camera, selection):
     return camera, matches
 
 
-TRUTH = ["obs_id", "event_id", "tel_id", "true_energy", "true_shower_primary_id"]
-POINTING = ["pointing_alt", "pointing_az"]
+# columns of the truth, with their units
+TRUTH = {
+    "obs_id": None,
+    "event_id": None,
+    "tel_id": None,
+    "true_energy": u.TeV,
+    "true_shower_primary_id": None,
+    "pointing_alt": u.rad,
+    "pointing_az": u.rad,
+}
 RENAMED = {
     "telescope_pointing_altitude": "pointing_alt",
     "telescope_pointing_azimuth": "pointing_az",
@@ -346,7 +421,7 @@ def _selected(table, path, selection, tasks):
         if old in table.colnames:
             table.rename_column(old, new)
     columns = [column for task in tasks for column in TASKS[task].columns]
-    for name in ["image", "peak_time", *TRUTH, *POINTING, *columns]:
+    for name in ["image", "peak_time", *TRUTH, *columns]:
         if name not in table.colnames:
             raise EventError(f"{path}: no column {name!r}; {_remedy(name)}")
     try:
@@ -367,7 +442,7 @@ def _remedy(column):
     """What to do where a column is missing."""
     if column in ("image", "peak_time"):
         return "training needs images, make the file with ctapipe-process --write-images"
-    if column in POINTING:
+    if column in ("pointing_alt", "pointing_az"):
         return "training needs the pointing of the telescopes"
     return (
         "training needs simulated truth, which observed events have not; take DL1 files"
@@ -375,9 +450,21 @@ def _remedy(column):
     )
 
 
-def _targets_and_truth(events, path, tasks):
-    targets = {task: _target(TASKS[task], events, path) for task in tasks}
-    return targets, events[TRUTH + POINTING]
+def _targets_and_truth(events, path, tasks, classify):
+    """What is kept of events beside their images, a structured array."""
+    columns = {
+        name: np.asarray(events[name])
+        if unit is None
+        else u.Quantity(events[name]).to_value(unit)
+        for name, unit in TRUTH.items()
+    }
+    columns.update({task: _target(TASKS[task], events, path) for task in tasks})
+    columns["classified"] = np.full(len(events), classify)
+    dtype = [(name, value.dtype, value.shape[1:]) for name, value in columns.items()]
+    rows = np.empty(len(events), dtype)
+    for name, value in columns.items():
+        rows[name] = value
+    return rows
 
 
 def _target(task, events, path):

@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 import psutil
 
-__all__ = ["ImageStore", "ImageStoreError", "available_memory"]
+__all__ = ["GrowingArray", "ImageStore", "ImageStoreError", "available_memory"]
 
 # tells the processes that Lightning starts where the images of the first one are
 SHARED = "GPHYSNET_SHARED_IMAGES"
@@ -50,6 +50,35 @@ def available_memory(system=Path("/")):
     return min(sizes)
 
 
+class GrowingArray:
+    """Puts arrays together without a second copy of them.
+
+    Attributes
+    ----------
+    array : ndarray
+        What is there. It must not be used any more when rows were appended.
+    """
+
+    def __init__(self):
+        self.array = None
+
+    def append(self, rows):
+        """Add rows at the end.
+
+        Parameters
+        ----------
+        rows : ndarray
+            All have the same shape but for the first axis.
+        """
+        if self.array is None:
+            self.array = rows.copy()
+            return
+        start = len(self.array)
+        # in place: the system moves large arrays without copying them
+        self.array.resize((start + len(rows), *rows.shape[1:]), refcheck=False)
+        self.array[start:] = rows
+
+
 class ImageStore:
     """Collects images, in memory up to a limit, and beyond it in a file.
 
@@ -78,7 +107,7 @@ class ImageStore:
         self._limit = available_memory() // 2 if limit is None else limit
         self._folder = Path(folder)
         self._shared = os.environ.get(SHARED)
-        self._file = self._images = None
+        self._images, self._file = GrowingArray(), None
         self._n_images, self._image_shape = 0, (0, 0)
 
     def __enter__(self):
@@ -120,7 +149,7 @@ class ImageStore:
         images = np.empty((len(charge), 2, charge.shape[1]), np.float16)
         with np.errstate(over="ignore"):  # infinite charge is that of a saturated pixel
             images[:, 0], images[:, 1] = charge, peak_time
-        start, self._n_images = self._n_images, self._n_images + len(images)
+        self._n_images += len(images)
         self._image_shape = images.shape[1:]
         if self._shared is not None:
             return
@@ -128,12 +157,8 @@ class ImageStore:
             self._open_file(share_read)
         if self._file is not None:
             self._write(images, share_read)
-        elif self._images is None:
-            self._images = images
         else:
-            # in place, for a copy would take the memory twice; no one else has it yet
-            self._images.resize((self._n_images, *self._image_shape), refcheck=False)
-            self._images[start:] = images
+            self._images.append(images)
 
     def finish(self):
         """Give out the images; no more can be added.
@@ -152,7 +177,7 @@ class ImageStore:
         if self._shared is not None:
             return self._of_first_process()
         if self._file is None:
-            return self._images
+            return self._images.array
         try:
             os.fsync(self._file.fileno())  # some file systems report a full disk here
         except OSError as error:
@@ -185,8 +210,8 @@ class ImageStore:
             raise ImageStoreError(
                 f"no file for the images can be made in {self._folder}: {error}"
             ) from error
-        if self._images is not None:
-            self._write(self._images, share_read)
+        if self._images.array is not None:
+            self._write(self._images.array, share_read)
             self._images = None
 
     def _write(self, images, share_read):

@@ -150,13 +150,19 @@ def training_information(sample, selection, sources, options, result, initial):
 
 def _selection_counts(selection):
     """What each criterion left of the events."""
+    table = selection.to_table()
     return [
         {
             "criterion": str(row["criteria"]),
             "passed": int(row["counts"]),
             "passed_so_far": int(row["cumulative_counts"]),
+            "passed_so_far_by_primary_id": {
+                name.removeprefix("primary_"): int(row[name])
+                for name in table.colnames
+                if name.startswith("primary_")
+            },
         }
-        for row in selection.to_table()
+        for row in table
     ]
 
 

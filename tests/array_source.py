@@ -69,22 +69,55 @@ class ArraySource(EventSource):
             yield event
 
 
+class SimulatedArraySource(ArraySource):
+    """The first events of the sample, seen alike by telescopes 1, 3 and 7.
+
+    Telescope 3 is 100 m north of telescope 1.
+    """
+
+    is_simulation = True
+    simulation_config = property(lambda self: self._simulation_config)
+
+    def __init__(self, path, n_events):
+        super().__init__(path, n_events)
+        with EventSource(path, max_events=n_events) as source:
+            self._simulation_config = source.simulation_config
+            self.observation_blocks = source.observation_blocks
+            self.scheduling_blocks = source.scheduling_blocks
+            self._events = [deepcopy(event) for event in source]
+            north = source.subarray.positions[1]
+        types = {tel_id: self._subarray.tel[tel_id] for tel_id in (1, 3, 7)}
+        self._subarray = SubarrayDescription(
+            "simulated array",
+            tel_positions={
+                tel_id: north + [offset, 0, 0] * u.m
+                for tel_id, offset in ((1, 0), (3, 100), (7, 300))
+            },
+            tel_descriptions=types,
+            reference_location=None,
+        )
+
+    def _generator(self):
+        for event in self._events:
+            for container in (
+                *(event.trigger, event.dl1, event.simulation),
+                *(event.monitoring, getattr(event, "pointing", event.monitoring)),
+            ):
+                for tel_id in (3, 7):
+                    if 1 in container.tel:
+                        container.tel[tel_id] = deepcopy(container.tel[1])
+            event.trigger.tels_with_trigger = np.array([1, 3, 7])
+            yield event
+
+
+def write_simulated_array_dl1(sample_path, path, n_events):
+    """Write a DL1 file of such events."""
+    _write(SimulatedArraySource, sample_path, path, n_events)
+
+
 def write_array_dl1(sample_path, path, n_events):
-    """Write a DL1 file of such events, with a pointing that moves."""
-    Provenance().start_activity("test")
-    try:
-        with ArraySource(sample_path, n_events) as source:
-            with DataWriter(
-                source,
-                output_path=path,
-                write_dl1_images=True,
-                write_dl1_parameters=True,
-                transform_peak_time=True,
-            ) as write:
-                for event in source:
-                    write(event)
-    finally:
-        Provenance().finish_activity("test")
+    """Write a DL1 file of observed events, with a pointing that moves."""
+    _write(ArraySource, sample_path, path, n_events)
     for tel_id in (1, 3, 7):
         pointing = QTable(
             {
@@ -96,3 +129,20 @@ def write_array_dl1(sample_path, path, n_events):
         write_table(
             pointing, path, f"/dl0/monitoring/telescope/pointing/tel_{tel_id:03d}"
         )
+
+
+def _write(kind, sample_path, path, n_events):
+    Provenance().start_activity("test")
+    try:
+        with kind(sample_path, n_events) as source:
+            with DataWriter(
+                source,
+                output_path=path,
+                write_dl1_images=True,
+                write_dl1_parameters=True,
+                transform_peak_time=True,
+            ) as write:
+                for event in source:
+                    write(event)
+    finally:
+        Provenance().finish_activity("test")

@@ -10,7 +10,7 @@ if "PYTEST_XDIST_WORKER" in os.environ:  # the others have the other cores
 import numpy as np
 import pytest
 import torch
-from array_source import write_array_dl1
+from array_source import write_array_dl1, write_simulated_array_dl1
 from astropy.table import Table
 from ctapipe.core import provenance
 from ctapipe.instrument import CameraGeometry, SubarrayDescription
@@ -79,6 +79,16 @@ def array_path(sample_path, tmp_path_factory):
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # those of PyTables about ctapipe's names
         write_array_dl1(sample_path, path, n_events=20)
+    return path
+
+
+@pytest.fixture(scope="session")
+def simulated_array_path(sample_path, tmp_path_factory):
+    """Simulated DL1 events of two telescopes like LST-1, and of one with other optics."""
+    path = tmp_path_factory.mktemp("array") / "simulated.dl1.h5"
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # those of PyTables about ctapipe's names
+        write_simulated_array_dl1(sample_path, path, n_events=20)
     return path
 
 

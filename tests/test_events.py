@@ -85,12 +85,29 @@ def test_several_files_and_events_for_regression_only(sample, sample_path):
 
 
 def test_selection_counts_go_on_over_files(sample_path):
+    """Of all events and of every kind of primary, from the parameters alone."""
     selection = EventSelection()
     for _ in range(2):
         read_events([sample_path], selection, ["energy"], progress=False)
     with TableLoader(sample_path) as loader:
-        n_events = len(loader.read_telescope_events(dl1_images=False))
-    assert selection.to_table()["counts"][0] == 2 * n_events
+        events = loader.read_telescope_events(dl1_images=False)
+    bright = events["hillas_intensity"] > 50
+    inside = events["leakage_intensity_width_2"] < 0.2
+    table = selection.to_table()
+    steps = [np.ones(len(events), bool), bright, bright & inside]
+    np.testing.assert_array_equal(
+        table["counts"], [2 * len(events), 2 * bright.sum(), 2 * inside.sum()]
+    )
+    np.testing.assert_array_equal(
+        table["cumulative_counts"], [2 * passed.sum() for passed in steps]
+    )
+    for primary in (0, 101):
+        of_primary = events["true_shower_primary_id"] == primary
+        np.testing.assert_array_equal(
+            table[f"primary_{primary}"], [2 * (p & of_primary).sum() for p in steps]
+        )
+    assert len(table.colnames) == 5
+    assert 0 < table["primary_0"][2] < table["primary_0"][1] < table["primary_0"][0]
 
 
 def test_direction_of_the_point_source(sample):
@@ -101,7 +118,8 @@ def test_direction_of_the_point_source(sample):
 
 def test_no_event_passes(sample_path):
     selection = EventSelection(quality_criteria=[("bright", "hillas_intensity > 1e9")])
-    with pytest.raises(EventError, match="no event passes the selection"):
+    message = r"(?s)no event passes the selection in .*sample.*bright +0"
+    with pytest.raises(EventError, match=message):
         read_events([sample_path], selection, ["energy"], progress=False)
 
 
@@ -114,22 +132,98 @@ def test_selection_on_a_missing_column(sample_path):
 @pytest.mark.parametrize(
     ("node", "message"),
     [
-        ("/dl1/event/telescope/images", "no column 'image'; training needs images"),
-        ("/simulation/event/subarray/shower", "training needs simulated truth"),
+        ("/dl1/event/telescope/images", "no column 'image'; .*--write-images"),
+        ("/dl1/event/telescope/parameters", "no image parameters.*--write-parameters"),
+        ("/simulation/event/subarray/shower", "'true_energy'; .*simulated truth"),
+        ("/configuration/telescope/pointing", "'pointing_alt'; .*the pointing"),
     ],
 )
-def test_file_without_images_or_truth(copy, node, message):
+def test_file_without_what_is_needed(copy, node, message):
     with tables.open_file(copy, "a") as file:
         file.remove_node(node, recursive=True)
+    with pytest.raises(EventError, match=f"copy.dl1.h5: .*{message}"):
+        read([copy])
+
+
+def test_file_without_parameters_and_criteria(copy):
+    """Cleaning is not needed where nothing is asked of its results."""
+    with tables.open_file(copy, "a") as file:
+        file.remove_node("/dl1/event/telescope/parameters", recursive=True)
+        n_events = len(file.root.dl1.event.telescope.images.tel_001)
+    every = EventSelection(quality_criteria=[])
+    assert len(read_events([copy], every, ["energy"], progress=False)) == n_events
+
+
+def test_observed_events(array_path):
+    with pytest.raises(EventError, match="array.dl1.h5: no column 'true_.*observed"):
+        read([array_path])
+
+
+@pytest.mark.parametrize("version", ["v99.0.0", "v1.0.0"])
+def test_unknown_data_model(copy, version):
+    with tables.open_file(copy, "a") as file:
+        file.root._v_attrs["CTA PRODUCT DATA MODEL VERSION"] = version
+    message = rf"copy.dl1.h5: is of version {version} .*ctapipe [\d.]+ reads v4"
     with pytest.raises(EventError, match=message):
         read([copy])
+
+
+@pytest.mark.parametrize("content", [b"", b"no HDF5", None])
+def test_other_files(tmp_path, content):
+    path = tmp_path / "other.h5"
+    if content is None:
+        tables.open_file(path, "w").close()
+    else:
+        path.write_bytes(content)
+    with pytest.raises(EventError, match="other.h5: .*(cannot be read|is no file of)"):
+        read([path])
+
+
+def test_tables_of_other_lengths(copy):
+    with tables.open_file(copy, "a") as file:
+        images = file.root.dl1.event.telescope.images.tel_001
+        images.remove_rows(images.nrows - 1)
+    with pytest.raises(EventError, match="copy.dl1.h5: .*identical length"):
+        read([copy])
+
+
+def test_telescopes_of_one_camera_are_pooled(simulated_array_path, sample, caplog):
+    """Every event is seen by two LSTs and, out of the pool, another telescope."""
+    pool = read([simulated_array_path])
+    assert set(pool.truth["tel_id"]) == {1, 3}
+    first, second = (np.flatnonzero(pool.truth["tel_id"] == i) for i in (1, 3))
+    n_events = len(first)
+    assert n_events == len(second) > 5
+    np.testing.assert_array_equal(pool.charge[first], sample.charge[:n_events])
+    np.testing.assert_array_equal(pool.charge[first], pool.charge[second])
+    np.testing.assert_array_equal(
+        pool.targets["direction"][first], pool.targets["direction"][second]
+    )
+    # telescope 3 stands 100 m further north, and the pointing is 20 degrees from zenith
+    # to the south: the core is nearer by that, as seen along the pointing
+    difference = pool.targets["impact"][second] - pool.targets["impact"][first]
+    az = pool.truth["pointing_az"][0]
+    expected = [-np.cos(az) * np.sin(pool.truth["pointing_alt"][0]), -np.sin(az)]
+    np.testing.assert_allclose(
+        difference, np.tile(expected, (n_events, 1)), rtol=1e-3, atol=1e-3
+    )
+    shower = shower_numbers(pool.truth)
+    np.testing.assert_array_equal(shower[first], shower[second])
+    assert "left out" in caplog.text
+    assert "(telescopes 7): focal_length is" in caplog.text
+
+
+def test_first_file_chooses_the_camera(simulated_array_path, sample_path, sample):
+    both = read([sample_path, simulated_array_path])
+    n_pooled = len(read([simulated_array_path]))
+    assert len(both) == len(sample) + n_pooled > len(sample)
 
 
 def test_truth_that_is_nan(copy):
     with tables.open_file(copy, "a") as file:
         energy = file.root.simulation.event.subarray.shower.cols.true_energy
         energy[:] = np.full(len(energy), np.nan)
-    with pytest.raises(EventError, match="no finite energy: true_energy = nan"):
+    with pytest.raises(EventError, match="copy.*no finite energy: true_energy = nan"):
         read([copy])
 
 
@@ -138,6 +232,14 @@ def test_truncated_file(copy):
     copy.write_bytes(data[: len(data) // 2])
     with pytest.raises(EventError, match="copy.dl1.h5: cannot be read"):
         read([copy])
+
+
+def test_all_files_are_looked_at_before_reading(copy, sample_path):
+    copy.write_bytes(copy.read_bytes()[:-1])
+    selection = EventSelection()
+    with pytest.raises(EventError, match="copy.dl1.h5: cannot be read"):
+        read_events([sample_path, copy], selection, ["energy"], progress=False)
+    assert selection.to_table()["counts"][0] == 0
 
 
 def test_camera_of_another_model(sample, sample_path):

@@ -71,6 +71,9 @@ def test_card_says_how_it_was_trained(trained, sample_path):
     assert training["options"]["seed"] == 3
     assert training["selection"][0]["criterion"] == "TOTAL"
     assert training["selection"][0]["passed"] > training["selection"][1]["passed"]
+    left = training["selection"][-1]
+    assert left["passed_so_far_by_primary_id"] == training["images_by_primary_id"]
+    assert sum(training["images_by_primary_id"].values()) == left["passed_so_far"]
     assert set(training["images_by_primary_id"]) == {"0", "101"}
     steps = training["n_images"] // 16
     assert training["image_presentations"] == 4 * 16 * steps
