@@ -40,7 +40,9 @@ def make_optimizer(network, balance, options):
                 "weight_decay": options.balance_weight_decay,
             }
         )
-    return OPTIMIZERS[options.optimizer](groups)
+    # in one pass over the weights; Lightning then clips no gradients of mixed precision
+    fused = options.precision == "32-true"
+    return OPTIMIZERS[options.optimizer](groups, fused=fused)
 
 
 def make_schedule(optimizer, options, n_steps):
