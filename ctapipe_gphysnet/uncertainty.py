@@ -25,7 +25,7 @@ PENALTY = 30
 def fit_uncertainties(predictor, batches, showers):
     """Fit and calibrate the layers for the uncertainties of a model.
 
-    The scale s of the error e maximizes the likelihood of exp(-|e| / s) / s, of an
+    The scale s of the error e maximizes the likelihood of exp(-abs(e) / s) / s, of an
     exponential distribution: energies and directions have tails, which a normal one
     would heed too much. It is a linear model of log s with a quadratic penalty.
 
