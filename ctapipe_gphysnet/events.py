@@ -23,7 +23,7 @@ from tqdm.auto import tqdm
 from .camera import CameraLayout, CameraMismatch
 from .dl1 import DL1Error, Reading
 from .files import reason
-from .image_store import GrowingArray, ImageStore
+from .image_store import ImageStore
 from .lattice import LatticeError
 from .lstchain import LstchainFile, is_lstchain
 from .tasks import GAMMA_ID, TASKS
@@ -245,7 +245,7 @@ def read_events(
         _verify(path)
     sizes = np.array([os.path.getsize(path) for path, _ in files])
     shares = np.append(0, np.cumsum(sizes)) / max(1, sizes.sum())
-    rows = GrowingArray()
+    parts = []
     for (path, classify), before, after in zip(files, shares, shares[1:]):
         with _open(path) as file:
             camera, matches = _matching_telescopes(file.subarray, path, camera, selection)
@@ -270,23 +270,23 @@ def read_events(
                             for name in ("image", "peak_time")
                         )
                         store.append(*images, share_read)
-                        rows.append(_targets_and_truth(part, path, tasks, classify))
-    if rows.array is None:
+                        parts.append(_targets_and_truth(part, path, tasks, classify))
+    if not parts:
         raise EventError(
             f"no event passes the selection in {[str(path) for path, _ in files]}; how"
             f" many pass each criterion:\n{selection.to_table()}"
         )
-    images = store.finish()
-    truth = Table({name: rows.array[name] for name in TRUTH})
+    images, rows = store.finish(), np.concatenate(parts)
+    truth = Table({name: rows[name] for name in TRUTH})
     for name, unit in TRUTH.items():
         truth[name].unit = unit
     return EventSample(
         charge=images[:, 0],
         peak_time=images[:, 1],
-        targets={task: rows.array[task].copy() for task in tasks},
+        targets={task: rows[task].copy() for task in tasks},
         truth=truth,
         camera=camera,
-        classified=rows.array["classified"].copy(),
+        classified=rows["classified"].copy(),
     )
 
 

@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 import psutil
 
-__all__ = ["GrowingArray", "ImageStore", "ImageStoreError", "available_memory"]
+__all__ = ["ImageStore", "ImageStoreError", "available_memory"]
 
 # tells the processes that Lightning starts where the images of the first one are
 SHARED = "GPHYSNET_SHARED_IMAGES"
@@ -50,35 +50,6 @@ def available_memory(system=Path("/")):
     return min(sizes)
 
 
-class GrowingArray:
-    """Puts arrays together without a second copy of them.
-
-    Attributes
-    ----------
-    array : ndarray
-        What is there. It must not be used any more when rows were appended.
-    """
-
-    def __init__(self):
-        self.array = None
-
-    def append(self, rows):
-        """Add rows at the end.
-
-        Parameters
-        ----------
-        rows : ndarray
-            All have the same shape but for the first axis.
-        """
-        if self.array is None:
-            self.array = rows.copy()
-            return
-        start = len(self.array)
-        # in place: the system moves large arrays without copying them
-        self.array.resize((start + len(rows), *rows.shape[1:]), refcheck=False)
-        self.array[start:] = rows
-
-
 class ImageStore:
     """Collects images, in memory up to a limit, and beyond it in a file.
 
@@ -91,7 +62,8 @@ class ImageStore:
     Parameters
     ----------
     limit : float, optional
-        Bytes of images to hold in memory, by default half of what is available.
+        Bytes of images to hold in memory, by default half of what is available, and
+        never more than that.
     folder : path-like
         Where the file goes.
 
@@ -104,10 +76,11 @@ class ImageStore:
     """
 
     def __init__(self, limit=None, folder="."):
-        self._limit = available_memory() // 2 if limit is None else limit
+        available = available_memory()
+        self._limit = available // 2 if limit is None else min(limit, available)
         self._folder = Path(folder)
         self._shared = os.environ.get(SHARED)
-        self._images, self._file = GrowingArray(), None
+        self._images = self._file = None
         self._n_images, self._image_shape = 0, (0, 0)
 
     def __enter__(self):
@@ -149,16 +122,23 @@ class ImageStore:
         images = np.empty((len(charge), 2, charge.shape[1]), np.float16)
         with np.errstate(over="ignore"):  # infinite charge is that of a saturated pixel
             images[:, 0], images[:, 1] = charge, peak_time
-        self._n_images += len(images)
+        start, self._n_images = self._n_images, self._n_images + len(images)
         self._image_shape = images.shape[1:]
         if self._shared is not None:
             return
         if self._file is None and self.n_bytes > self._limit:
             self._open_file(share_read)
+            if self._images is not None:
+                self._write(self._images[:start], share_read)
+                self._images = None
         if self._file is not None:
             self._write(images, share_read)
         else:
-            self._images.append(images)
+            if self._images is None:
+                # as many as may be: the system gives memory only to what is filled in
+                most = int(self._limit) // (4 * charge.shape[1])
+                self._images = np.empty((most, *self._image_shape), np.float16)
+            self._images[start : self._n_images] = images
 
     def finish(self):
         """Give out the images; no more can be added.
@@ -177,7 +157,7 @@ class ImageStore:
         if self._shared is not None:
             return self._of_first_process()
         if self._file is None:
-            return self._images.array
+            return self._images[: self._n_images]
         try:
             os.fsync(self._file.fileno())  # some file systems report a full disk here
         except OSError as error:
@@ -210,9 +190,6 @@ class ImageStore:
             raise ImageStoreError(
                 f"no file for the images can be made in {self._folder}: {error}"
             ) from error
-        if self._images.array is not None:
-            self._write(self._images.array, share_read)
-            self._images = None
 
     def _write(self, images, share_read):
         # not through a map, where a full disk would end the process
