@@ -147,6 +147,7 @@ class TrainingOptions:
                 f"validation_fraction must be in (0, 1), got {self.validation_fraction}"
             )
         self._verify_optimization()
+        self._verify_running()
 
     def _verify_optimization(self):
         for name in ("balance_learning_rate", "step_epochs"):
@@ -173,6 +174,18 @@ class TrainingOptions:
                 "gradient_penalty needs second derivatives, which torch.compile does not"
                 " have; train without compile"
             )
+
+    def _verify_running(self):
+        for name in ("gradient_clip", "average_weights", "patience"):
+            value = getattr(self, name)
+            if not value >= 0:
+                raise ValueError(f"{name} must be 0 or more, got {value}")
+        if not self.average_weights < 1:
+            raise ValueError(
+                f"average_weights must be below 1, got {self.average_weights}"
+            )
+        if self.keep not in ("last", "best"):
+            raise ValueError(f"keep must be last or best, got {self.keep}")
 
     @property
     def needs_double_backward(self):

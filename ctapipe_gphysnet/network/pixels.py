@@ -219,7 +219,7 @@ class ConvolutionPlan:
     def weight_sums(self, dtype):
         """Zeros, to sum up the gradient of the weights."""
         parts = self.n_taps if self.patches is None else N_POINTS
-        return np.zeros(parts * self._in_width * self._out_width, dtype)
+        return working_memory(parts * self._in_width * self._out_width, dtype)
 
     def bias_sums(self, dtype):
         """Zeros, to sum up the gradient of the bias."""
@@ -354,7 +354,9 @@ class _Convolution(Function):
         ctx.with_shortcut = shortcut is not None
         ctx.factors = _factors(activation, scale, shift, x.dtype)
         ctx.save_for_backward(maps, scale, weight)
-        target = np.empty((len(x), plan.n_outputs, plan.out_channels), x.dtype)
+        # of torch, for then it begins with a cache line
+        result = maps.new_empty(len(x), plan.n_outputs, plan.out_channels)
+        target = _numbers(result)
         added = target[:0] if shortcut is None else _numbers(shortcut)
         constants = plan.constants(_numbers(weight), _numbers(bias))
 
@@ -371,7 +373,7 @@ class _Convolution(Function):
             )
 
         _share(run, len(x))
-        return torch.from_numpy(target)
+        return result
 
     @staticmethod
     @once_differentiable
@@ -382,7 +384,8 @@ class _Convolution(Function):
         x, outer = _numbers(maps), _numbers(gradient)
         wanted = ctx.needs_input_grad[2] or activation is not None
         program = plan.backward if wanted else plan.backward[:0]
-        target = np.empty_like(x) if wanted else x
+        inner = torch.empty_like(maps) if wanted else maps
+        target = _numbers(inner)
         constants = plan.transposed_constants(_numbers(weight))
         mean = np.zeros(plan.in_channels, x.dtype)
         if activation is not None:
@@ -421,7 +424,7 @@ class _Convolution(Function):
             found[3:5] = (torch.from_numpy(v.astype(x.dtype)) for v in (products, sums))
             _normalise(activation, _numbers(scale), target, x, sums, products)
         if wanted:
-            found[2] = torch.from_numpy(target)
+            found[2] = inner
         if ctx.with_shortcut:
             found[7] = gradient
         return tuple(found)
