@@ -1,6 +1,7 @@
 """Simulated DL1 events as arrays to train on."""
 
 import ctypes
+import gc
 import math
 import os
 from contextlib import contextmanager
@@ -41,6 +42,7 @@ __all__ = [
 # event_id = 100 * shower + use.
 EVENTS_PER_SHOWER_ID = 100
 CHUNK_SIZE = 2000  # events read at once, 60 MB of LSTCam images
+CHUNKS_TO_COLLECT = 8  # chunks before their memory is given back, which takes a while
 
 
 class EventError(ValueError):
@@ -245,7 +247,7 @@ def read_events(
         _verify(path)
     sizes = np.array([os.path.getsize(path) for path, _ in files])
     shares = np.append(0, np.cumsum(sizes)) / max(1, sizes.sum())
-    parts = []
+    parts, n_chunks_read = [], 0
     for (path, classify), before, after in zip(files, shares, shares[1:]):
         with _open(path) as file:
             camera, matches = _matching_telescopes(file.subarray, path, camera, selection)
@@ -258,7 +260,9 @@ def read_events(
                 disable=not progress,
             )
             for number, chunk in enumerate(chunks, 1):
-                _give_back_memory()
+                n_chunks_read += 1
+                if n_chunks_read % CHUNKS_TO_COLLECT == 0:
+                    _give_back_memory()
                 share_read = before + (after - before) * number / n_chunks
                 events = _selected(chunk, path, selection, tasks)
                 for match in {id(match): match for match in matches.values()}.values():
@@ -276,6 +280,7 @@ def read_events(
             f"no event passes the selection in {[str(path) for path, _ in files]}; how"
             f" many pass each criterion:\n{selection.to_table()}"
         )
+    _give_back_memory()
     images, rows = store.finish(), np.concatenate(parts)
     truth = Table({name: rows[name] for name in TRUTH})
     for name, unit in TRUTH.items():
@@ -291,10 +296,12 @@ def read_events(
 
 
 def _give_back_memory():
-    """Give the memory of chunks before back to the system.
+    """Give the memory of tables that are not in use any more back to the system.
 
-    Left alone, glibc keeps more and more of it, in pieces.
+    Tables refer to themselves in circles: only the collector of garbage frees them, and
+    it comes seldom. Of what is freed, glibc keeps much for later.
     """
+    gc.collect()
     trim = getattr(ctypes.CDLL(None), "malloc_trim", None)  # other systems have it not
     if trim is not None:
         trim(0)
