@@ -6,6 +6,7 @@ machine code.
 
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from itertools import count
 from threading import local
 from weakref import WeakKeyDictionary
 
@@ -36,21 +37,40 @@ def _padded(number, whole=LANES):
 
 
 class _Workers:
-    """Threads that share the images of a batch, as many as torch has."""
+    """Threads that share the images of a batch, as many as torch has.
+
+    The parts of a batch do not depend on the number of threads, so that sums over them
+    do not either.
+    """
+
+    PART = 16  # images
 
     def __init__(self):
-        self._pool, self._number = None, 0
+        self._pool, self._number = None, 1
 
     def __call__(self, function, n_images):
         """Results of the function for slices of the images, in their order."""
-        number = min(torch.get_num_threads(), n_images)
-        bounds = np.linspace(0, n_images, number + 1).astype(int)
-        chunks = [slice(*pair) for pair in zip(bounds, bounds[1:])]
-        if number == 1:
-            return [function(chunks[0])]
+        starts = range(0, n_images, self.PART)
+        parts = [slice(start, min(start + self.PART, n_images)) for start in starts]
+        results, left = [None] * len(parts), count()
+
+        def work():
+            while (number := next(left)) < len(parts):
+                results[number] = function(parts[number])
+
+        # this thread works too, for the others take a while to wake up
+        helpers = [self._submit(work) for _ in range(torch.get_num_threads() - 1)]
+        work()
+        for helper in helpers:
+            if not helper.cancel():
+                helper.result()
+        return results
+
+    def _submit(self, work):
+        number = torch.get_num_threads()
         if self._number != number:
-            self._pool, self._number = ThreadPoolExecutor(number), number
-        return list(self._pool.map(function, chunks))
+            self._pool, self._number = ThreadPoolExecutor(number - 1), number
+        return self._pool.submit(work)
 
 
 _share = _Workers()
