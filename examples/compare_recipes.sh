@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
 #
 # Train by several recipes on the same events, and compare what comes out on others.
-# docs/recipes.rst has the details, `examples/compare_recipes.sh --help` the options.
+# docs/training.rst tells of it, `examples/compare_recipes.sh --help` the options.
 
 set -euo pipefail
 

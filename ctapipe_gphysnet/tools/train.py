@@ -471,16 +471,15 @@ class TrainTool(Tool):
         return found
 
     def _train_all(self):
+        from lightning.pytorch.utilities import rank_zero_only
+
         from ..resuming import CheckpointError, TrainingStopped
 
         # the images are needed until the end, when the tool closes what it has entered
         sample = self._read(self.enter_context(self._image_store()))
-        self.log.info(
-            "%d images pass the selection, %d of gamma rays\n%s",
-            len(sample),
-            sample.is_signal.sum(),
-            self.selection.to_table(),
-        )
+        if not rank_zero_only.rank:
+            print(f"{len(sample)} images pass, {sample.is_signal.sum()} of gamma rays:")
+            self.selection.to_table().pprint(max_lines=-1, max_width=-1)
         for seed, resume in self.unfinished.items():
             try:
                 self._train(sample, seed, resume)
