@@ -1,5 +1,6 @@
 import functools
 import os
+import signal
 import sys
 import warnings
 from pathlib import Path
@@ -180,6 +181,14 @@ def shared_camera(shared_path):
         return CameraGeometry.from_table(Table.read(path))
 
     return read
+
+
+@pytest.fixture(scope="session", autouse=True)
+def heed_ctrl_c():
+    """As in a terminal, also where the tests are a background job, which ignores it."""
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    yield
+    signal.signal(signal.SIGINT, before)
 
 
 @pytest.fixture(scope="session")
