@@ -64,7 +64,7 @@ def telescope_to_horizontal(fov_lon, fov_lat, pointing_alt, pointing_az):
     height = forward * np.sin(alt0) + up * np.cos(alt0)
     alt = np.arctan2(height, np.hypot(level, side))
     az = (az0 + np.arctan2(side, level)) % (2 * np.pi)
-    az = np.where(az < 2 * np.pi, az, 0.0)  # the remainder of -1e-20 is 2 pi itself
+    az = np.where(az == 2 * np.pi, 0.0, az)  # the remainder of -1e-20 is 2 pi itself
     return alt * u.rad, az * u.rad
 
 

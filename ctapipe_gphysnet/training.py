@@ -191,16 +191,6 @@ class TrainingOptions:
     def needs_double_backward(self):
         """Whether gradients of gradients of the network are taken."""
         return self.gradient_penalty > 0
-        for name in ("gradient_clip", "average_weights", "patience"):
-            value = getattr(self, name)
-            if not value >= 0:
-                raise ValueError(f"{name} must be 0 or more, got {value}")
-        if not self.average_weights < 1:
-            raise ValueError(
-                f"average_weights must be below 1, got {self.average_weights}"
-            )
-        if self.keep not in ("last", "best"):
-            raise ValueError(f"keep must be last or best, got {self.keep}")
 
     @property
     def recipe(self):
@@ -424,66 +414,30 @@ def train(network, sample, preprocessing, options, directory, resume=False, inpu
         By Ctrl-C or SIGTERM.
     """
     training, validation = sample.split(options.validation_fraction, options.seed)
-    classes = np.bincount(
-        sample.is_signal[training][sample.classified[training]].astype(int), minlength=2
-    )
-    classifies = "particle_type" in network.options.tasks
-    for name, count in (
-        ("signal", sample.is_signal[training].sum()),
-        ("background", classes[0] if classifies else None),
-    ):
-        if count == 0:
-            raise ValueError(f"no {name} events to train on after the selection")
-    if len(training) < options.batch_size or len(validation) == 0:
-        raise ValueError(
-            f"{len(training)} events to train on and {len(validation)} to validate with"
-            f" are too few for a batch_size of {options.batch_size} and a"
-            f" validation_fraction of {options.validation_fraction}"
-        )
-    where = hardware(options)
+    class_weights = _class_weights(network, sample, training, validation, options)
     lightning.seed_everything(options.seed, verbose=False)
     plan = configuration(options, network.options, preprocessing, inputs or {})
-    class_weights = np.ones(2)
-    if options.class_balance == "weights":
-        class_weights = classes.sum() / (2 * np.maximum(classes, 1))
     module = GammaPhysNetTraining(network, options, class_weights, plan)
     last = Path(directory) / LAST
     complete = resume and read_checkpoint(last, plan)["complete"]
-    plugins = [WholeCheckpoints(), *where.pop("plugins", [])]
-    log = CSVLogger(directory, name="log")
-    curves = TensorBoardLogger(
-        directory, name="log", version=log.version, default_hp_metric=False
-    )
-    trainer = lightning.Trainer(
-        max_epochs=options.epochs,
-        precision=options.precision,
-        gradient_clip_val=options.gradient_clip or None,
-        logger=[log, curves],
-        callbacks=[
-            LearningRateMonitor("epoch"),
-            *_callbacks(network, options, directory),
-        ],
-        num_sanity_val_steps=0,
-        log_every_n_steps=50,
-        enable_model_summary=False,
-        use_distributed_sampler=False,
-        plugins=plugins,
-        **where,
-    )
+    trainer = _trainer(network, options, directory)
     share = Share(trainer.global_rank, trainer.world_size)
-    batches = Batches(sample, training, preprocessing, options.augmentation)
     order = ShuffledBatches(len(training), options.batch_size, options.seed, share)
-    kept = Batches(sample, validation, preprocessing)
     kept_order = OrderedBatches(len(validation), VALIDATION_BATCH_SIZE, share)
     workers = _workers(options.device)
+
+    def loader(events, order, **augmentation):
+        batches = Batches(sample, events, preprocessing, **augmentation)
+        return DataLoader(batches, sampler=order, batch_size=None, **workers)
+
     if trainer.is_global_zero:
         remove_partial_checkpoints(directory)
     if not complete:
         with signals_reported(directory, plan):
             trainer.fit(
                 module,
-                DataLoader(batches, sampler=order, batch_size=None, **workers),
-                DataLoader(kept, sampler=kept_order, batch_size=None, **workers),
+                loader(training, order, augmentation=options.augmentation),
+                loader(validation, kept_order),
                 ckpt_path=last if resume else None,
             )
     if not trainer.is_global_zero:
@@ -501,6 +455,60 @@ def train(network, sample, preprocessing, options, directory, resume=False, inpu
             for name, value in chosen["metrics"].items()
         },
     }
+
+
+def _class_weights(network, sample, training, validation, options):
+    """Weights of background and signal in the cross-entropy.
+
+    Raises
+    ------
+    ValueError
+        If there are not enough events to train on.
+    """
+    classes = np.bincount(
+        sample.is_signal[training][sample.classified[training]].astype(int), minlength=2
+    )
+    classifies = "particle_type" in network.options.tasks
+    for name, count in (
+        ("signal", sample.is_signal[training].sum()),
+        ("background", classes[0] if classifies else None),
+    ):
+        if count == 0:
+            raise ValueError(f"no {name} events to train on after the selection")
+    if len(training) < options.batch_size or len(validation) == 0:
+        raise ValueError(
+            f"{len(training)} events to train on and {len(validation)} to validate with"
+            f" are too few for a batch_size of {options.batch_size} and a"
+            f" validation_fraction of {options.validation_fraction}"
+        )
+    if options.class_balance == "none":
+        return np.ones(2)
+    return classes.sum() / (2 * np.maximum(classes, 1))
+
+
+def _trainer(network, options, directory):
+    """Lightning's trainer, which logs as CSV and for TensorBoard."""
+    where = hardware(options)
+    log = CSVLogger(directory, name="log")
+    curves = TensorBoardLogger(
+        directory, name="log", version=log.version, default_hp_metric=False
+    )
+    return lightning.Trainer(
+        max_epochs=options.epochs,
+        precision=options.precision,
+        gradient_clip_val=options.gradient_clip or None,
+        logger=[log, curves],
+        callbacks=[
+            LearningRateMonitor("epoch"),
+            *_callbacks(network, options, directory),
+        ],
+        num_sanity_val_steps=0,
+        log_every_n_steps=50,
+        enable_model_summary=False,
+        use_distributed_sampler=False,
+        plugins=[WholeCheckpoints(), *where.pop("plugins", [])],
+        **where,
+    )
 
 
 def _callbacks(network, options, directory):

@@ -76,20 +76,21 @@ def lstchain_path(sample_path, tmp_path_factory):
 @pytest.fixture(scope="session")
 def array_path(sample_path, tmp_path_factory):
     """Observed DL1 events of an array of telescopes of two types."""
-    path = tmp_path_factory.mktemp("array") / "array.dl1.h5"
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # those of PyTables about ctapipe's names
-        write_array_dl1(sample_path, path, n_events=20)
-    return path
+    return write_array(write_array_dl1, sample_path, tmp_path_factory)
 
 
 @pytest.fixture(scope="session")
 def simulated_array_path(sample_path, tmp_path_factory):
     """Simulated DL1 events of two telescopes like LST-1, and of one with other optics."""
-    path = tmp_path_factory.mktemp("array") / "simulated.dl1.h5"
+    return write_array(write_simulated_array_dl1, sample_path, tmp_path_factory)
+
+
+def write_array(write, sample_path, tmp_path_factory):
+    """Path of what a function makes of 20 events of the sample."""
+    path = tmp_path_factory.mktemp("array") / "array.dl1.h5"
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # those of PyTables about ctapipe's names
-        write_simulated_array_dl1(sample_path, path, n_events=20)
+        write(sample_path, path, n_events=20)
     return path
 
 

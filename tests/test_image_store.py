@@ -52,7 +52,9 @@ def test_saturated_pixels_are_infinite():
     assert np.isposinf(store.finish()[:, 0]).all()
 
 
-@pytest.mark.skipif(sys.platform != "linux", reason="needs /proc")
+@pytest.mark.skipif(
+    sys.platform != "linux", reason="only Linux tells the peak memory, in /proc"
+)
 def test_growth_takes_no_second_copy():
     """What the operating system says of a process that collects 400 MB."""
     script = """
@@ -101,7 +103,10 @@ def test_disk_that_is_full(tmp_path, monkeypatch):
             filled(store, chunks())
 
 
-@pytest.mark.skipif(not os.path.exists("/dev/full"), reason="no /dev/full")
+@pytest.mark.skipif(
+    not os.path.exists("/dev/full"),
+    reason="this system has no device that is always full",
+)
 def test_disk_that_is_full_while_writing(tmp_path, monkeypatch):
     """With a device that is always full."""
     monkeypatch.setattr("tempfile.TemporaryFile", lambda **_: open("/dev/full", "wb", 0))

@@ -76,6 +76,13 @@ def test_sky_position_is_astropys(offsets, pointing):
     assert (az <= 360 * u.deg).all()
 
 
+def test_sky_position_of_an_unknown_offset_is_unknown():
+    unknown = [np.nan, 0.0] * u.deg
+    alt, az = telescope_to_horizontal(unknown, 0 * u.deg, 70 * u.deg, 180 * u.deg)
+    np.testing.assert_allclose(alt.to_value(u.deg), [np.nan, 70])
+    np.testing.assert_allclose(az.to_value(u.deg), [np.nan, 180])
+
+
 def test_offset_is_astropys(offsets, pointing):
     target = pointing.directional_offset_by(offsets[0], abs(offsets[1]))
     frame = TelescopeFrame(telescope_pointing=pointing.frame)

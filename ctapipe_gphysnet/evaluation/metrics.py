@@ -547,13 +547,19 @@ def theta_squared_distributions(sample, selection, maximum=0.4, n_bins=80):
     edges, rows = np.linspace(0, maximum, n_bins + 1) * u.deg**2, []
     for reconstructor, events in _gammas(sample, selection, "geometry", "true"):
         squared = events["theta"].to_value(u.deg) ** 2
-        counts = np.histogram(squared, edges.value)[0]
-        table = bin_columns("theta_squared", edges)
-        table["n_events"] = counts
-        table["n_events_error"] = len(squared) * fraction_error(counts, len(squared))
-        table["n_total"] = len(squared)
+        table = _histogram("theta_squared", squared, edges)
         rows.append(_labelled(table, reconstructor))
     return _stacked(rows)
+
+
+def _histogram(name, values, edges):
+    """Counts in bins, their errors and the number of all values."""
+    counts = np.histogram(values, u.Quantity(edges).value)[0]
+    table = bin_columns(name, edges)
+    table["n_events"] = counts
+    table["n_events_error"] = len(values) * fraction_error(counts, len(values))
+    table["n_total"] = len(values)
+    return table
 
 
 def _pulls(sample, selection, axis):
@@ -662,12 +668,8 @@ def pull_distributions(sample, selection, maximum=5.0, n_bins=80):
     rows = []
     for reconstructor, of, _, pulls in _pulls(sample, selection, "true"):
         edges = np.linspace(-maximum if of == "energy" else 0, maximum, n_bins + 1)
-        counts = np.histogram(pulls, edges)[0]
-        table = bin_columns("pull", edges)
+        table = _histogram("pull", pulls, edges)
         table.add_column(of, index=0, name="of")
-        table["n_events"] = counts
-        table["n_events_error"] = len(pulls) * fraction_error(counts, len(pulls))
-        table["n_total"] = len(pulls)
         rows.append(_labelled(table, reconstructor))
     return _stacked(rows)
 

@@ -1,7 +1,7 @@
 """gphysnet-train: train γ-PhysNet on simulated DL1 files."""
 
 import time
-from dataclasses import replace
+from dataclasses import fields, replace
 
 import numpy as np
 from ctapipe.core import Tool, ToolConfigurationError
@@ -327,13 +327,18 @@ class TrainTool(Tool):
     }
 
     def setup(self):
+        self._verify_arguments()
+        self._make_options()
+        self.selection = EventSelection(parent=self)
+        # now, for the checkout may change while the training runs
+        self.git_revision = git_revision()
+        self.sources = self._sources()
+        self.unfinished = self._unfinished()
+
+    def _verify_arguments(self):
+        """Make sure that the options go together, and that outputs can be written."""
         # torch and lightning take seconds to import: not for --help
-        from ..balance import Balance
-        from ..batches import Augmentation
-        from ..inference import select_device
-        from ..network.model import NetworkOptions
-        from ..pickled import pickle_paths
-        from ..training import TrainingOptions, hardware, monitored_quantities
+        from ..training import monitored_quantities
 
         if not self.inputs:
             raise ToolConfigurationError("no input: give DL1 files with --input")
@@ -360,67 +365,42 @@ class TrainTool(Tool):
                 f"monitor is {self.monitor}, but with the tasks {', '.join(self.tasks)}"
                 f" it can be {', '.join(quantities)}"
             )
+        if self.memory_limit is not None and not self.memory_limit >= 0:
+            raise ToolConfigurationError(
+                f"memory_limit is {self.memory_limit} GB; it must be 0 or more"
+            )
+
+    def _make_options(self):
+        """Turn the traits into options of the network and of its training."""
+        from ..balance import Balance
+        from ..batches import Augmentation
+        from ..inference import select_device
+        from ..network.model import NetworkOptions
+        from ..pickled import pickle_paths
+        from ..training import TrainingOptions, hardware
+
         try:
             if self.export_ctapipe is not None:  # now, not after hours of training
                 pickle_paths(self.export_ctapipe, self.overwrite)
             select_device(self.device)
-            self.network_options = NetworkOptions(
-                tasks=self.tasks,
-                attention=self.attention,
-                reduction_ratio=self.reduction_ratio,
-                blocks=self.blocks,
-                channels=self.channels,
-                head_width=self.head_width,
-                uncertainty=self.uncertainty,
-            )
+            self.network_options = self._options(NetworkOptions)
             self.preparation = Preprocessing(**self.preprocessing)
-            self.training_options = TrainingOptions(
-                epochs=self.epochs,
-                batch_size=self.batch_size,
-                seed=self.seed,
-                learning_rate=self.learning_rate,
-                weight_decay=self.weight_decay,
-                optimizer=self.optimizer,
-                schedule=self.schedule,
-                step_epochs=self.step_epochs,
+            self.training_options = self._options(
+                TrainingOptions,
                 balance=Balance(self.balance, self.task_weights, self.gradnorm_alpha),
-                balance_learning_rate=self.balance_learning_rate,
-                balance_weight_decay=self.balance_weight_decay,
-                class_balance=self.class_balance,
-                label_smoothing=self.label_smoothing,
-                gradient_penalty=self.gradient_penalty,
-                validation_fraction=self.validation_fraction,
-                precision=self.precision,
-                gradient_clip=self.gradient_clip,
-                average_weights=self.average_weights,
-                monitor=self.monitor,
-                keep=self.keep,
-                patience=self.patience,
-                device=self.device,
-                devices=self.devices,
-                nodes=self.nodes,
                 compile=self.compile_network,
-                augmentation=Augmentation(
-                    turn=self.turn_images,
-                    night_sky=self.night_sky,
-                    dead_pixels=self.dead_pixels,
-                    charge_error=self.charge_error,
-                ),
+                augmentation=self._options(Augmentation, turn=self.turn_images),
             )
             self.training_options.balance.verify(self.tasks)
             devices = hardware(self.training_options)["devices"]
         except (TypeError, ValueError, FileExistsError) as error:
             raise ToolConfigurationError(str(error)) from None
-        if self.memory_limit is not None and not self.memory_limit >= 0:
-            raise ToolConfigurationError(
-                f"memory_limit is {self.memory_limit} GB; it must be 0 or more"
-            )
         self.n_local = devices if isinstance(devices, int) else len(devices)
-        self.selection = EventSelection(parent=self)
-        # now, for the checkout may change while the training runs
-        self.git_revision = git_revision()
-        self.sources = self._sources()
-        self.unfinished = self._unfinished()
+
+    def _options(self, cls, **others):
+        """Options of a dataclass: the traits of their names, but for these others."""
+        names = {field.name for field in fields(cls)} - others.keys()
+        return cls(**{name: getattr(self, name) for name in names}, **others)
 
     def start(self):
         from lightning.pytorch.utilities import rank_zero_only
