@@ -183,6 +183,11 @@ class ShuffledBatches(Sampler):
         self._n_events, self._batch_size, self._seed = n_events, batch_size, seed
         self._share = share
         self._epoch = 0
+        self._skipped = {}
+
+    def skip(self, epoch, number):
+        """Leave out the first batches of an epoch, for they have been trained on."""
+        self._skipped = {epoch: number}
 
     def set_epoch(self, epoch):
         """Lightning tells the epoch before each one."""
@@ -196,10 +201,10 @@ class ShuffledBatches(Sampler):
         rng = np.random.default_rng([self._seed, self._epoch])
         order = rng.permutation(self._n_events)
         seeds = rng.integers(2**63, size=len(self))
-        for number, seed in enumerate(seeds):
+        for number in range(self._skipped.get(self._epoch, 0), len(seeds)):
             start = number * self._batch_size
             places = order[start : start + self._batch_size]
-            yield (int(seed), self._share.rank), self._share.of(places)
+            yield (int(seeds[number]), self._share.rank), self._share.of(places)
 
 
 class OrderedBatches(Sampler):

@@ -5,13 +5,15 @@ import io
 import json
 import shutil
 import signal
+import sys
+import threading
 import zipfile
 from contextlib import contextmanager
 from dataclasses import asdict
 from pathlib import Path
 
 import torch
-from lightning.pytorch.callbacks import ModelCheckpoint
+from lightning.pytorch.callbacks import Callback, ModelCheckpoint
 from lightning.pytorch.plugins.io import TorchCheckpointIO
 from lightning.pytorch.utilities.exceptions import SIGTERMException
 
@@ -22,6 +24,7 @@ __all__ = [
     "LAST",
     "BestCheckpoint",
     "CheckpointError",
+    "SavingWhenStopped",
     "TrainingStopped",
     "WholeCheckpoints",
     "configuration",
@@ -31,7 +34,7 @@ __all__ = [
     "signals_reported",
 ]
 
-LAST = "last.ckpt"  # of the last whole epoch
+LAST = "last.ckpt"  # of the last whole epoch, or of the step that was stopped after
 BEST = "best.ckpt"  # of the best epoch by the monitored quantity
 FULL_DISK = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 
@@ -212,6 +215,45 @@ class BestCheckpoint(ModelCheckpoint):
         super().load_state_dict({**state_dict, **moved})
 
 
+class SavingWhenStopped(Callback):
+    """Saves after the step in which Ctrl-C or SIGTERM stops the training.
+
+    Between the last step of an epoch and the first of the next nothing is saved: Ctrl-C
+    waits for that step. A second Ctrl-C waits for nothing.
+
+    Parameters
+    ----------
+    directory : path-like
+        Of the checkpoints.
+    """
+
+    def __init__(self, directory):
+        self._path = Path(directory) / LAST
+        self._interrupted = False
+
+    def on_train_start(self, trainer, pl_module):
+        """Heed Ctrl-C from now on; Lightning's trainer puts back what was before."""
+        if threading.current_thread() is threading.main_thread():
+            signal.signal(signal.SIGINT, self._interrupt)
+
+    def _interrupt(self, *_):
+        if self._interrupted:
+            raise KeyboardInterrupt
+        self._interrupted = True
+        print("\nCtrl-C: saving after this step; again, to stop at once", file=sys.stderr)
+
+    def on_train_batch_end(self, trainer, pl_module, outputs, batch, batch_idx):
+        """Save, and let Lightning stop, in all processes at the same step."""
+        interrupted, terminated = self._interrupted, trainer.received_sigterm
+        if trainer.world_size > 1:
+            interrupted = trainer.strategy.reduce_boolean_decision(interrupted, all=False)
+            terminated = False  # each process gets it at a step of its own
+        if (interrupted or terminated) and not trainer.is_last_batch:
+            trainer.save_checkpoint(self._path)
+            if interrupted:
+                raise KeyboardInterrupt
+
+
 @contextmanager
 def signals_reported(directory, configuration):
     """Say how a training in the body goes on after Ctrl-C, SIGTERM or a full disk.
@@ -235,11 +277,14 @@ def signals_reported(directory, configuration):
         number = signal.SIGTERM if terminated else signal.SIGINT
         path = Path(directory) / LAST
         try:
-            epochs = read_checkpoint(path, configuration)["epoch"] + 1
+            checkpoint = read_checkpoint(path, configuration)
         except OSError:
-            goes_on = "there is no whole epoch to resume from"
+            goes_on = "there is nothing to resume from"
         else:
-            goes_on = f"--resume goes on after epoch {epochs}, from {path}"
+            place = f"epoch {checkpoint['epoch'] + 1}"
+            if checkpoint["n_steps"]:
+                place = f"step {checkpoint['n_steps']} of {place}"
+            goes_on = f"--resume goes on after {place}, from {path}"
         name = "SIGTERM" if terminated else "Ctrl-C"
         raise TrainingStopped(
             f"{name} stopped the training; {goes_on}", 128 + number

@@ -27,6 +27,7 @@ from .optimization import OPTIMIZERS, SCHEDULES, make_optimizer, make_schedule
 from .resuming import (
     LAST,
     BestCheckpoint,
+    SavingWhenStopped,
     WholeCheckpoints,
     configuration,
     read_checkpoint,
@@ -306,7 +307,10 @@ class GammaPhysNetTraining(lightning.LightningModule):
 
     def on_save_checkpoint(self, checkpoint):
         checkpoint["configuration"] = self.configuration
-        checkpoint["complete"] = (
+        n_steps = self.trainer.fit_loop.epoch_loop.batch_progress.current.processed
+        whole = n_steps == self.trainer.num_training_batches
+        checkpoint["n_steps"] = 0 if whole else n_steps  # of an epoch that is not whole
+        checkpoint["complete"] = whole and (
             self.trainer.should_stop or self.current_epoch + 1 >= self.options.epochs
         )
         checkpoint["metrics"] = {
@@ -419,20 +423,23 @@ def train(network, sample, preprocessing, options, directory, resume=False, inpu
     plan = configuration(options, network.options, preprocessing, inputs or {})
     module = GammaPhysNetTraining(network, options, class_weights, plan)
     last = Path(directory) / LAST
-    complete = resume and read_checkpoint(last, plan)["complete"]
+    before = {"complete": False, "epoch": 0, "n_steps": 0}
+    if resume:
+        before = read_checkpoint(last, plan)
     trainer = _trainer(network, options, directory)
     share = Share(trainer.global_rank, trainer.world_size)
     order = ShuffledBatches(len(training), options.batch_size, options.seed, share)
+    order.skip(before["epoch"], before["n_steps"])
     kept_order = OrderedBatches(len(validation), VALIDATION_BATCH_SIZE, share)
     workers = _workers(options.device)
 
     def loader(events, order, **augmentation):
         batches = Batches(sample, events, preprocessing, **augmentation)
-        return DataLoader(batches, sampler=order, batch_size=None, **workers)
+        return ResumableLoader(batches, sampler=order, batch_size=None, **workers)
 
     if trainer.is_global_zero:
         remove_partial_checkpoints(directory)
-    if not complete:
+    if not before["complete"]:
         with signals_reported(directory, plan):
             trainer.fit(
                 module,
@@ -520,6 +527,7 @@ def _callbacks(network, options, directory):
     if options.patience:
         stopping = EarlyStopping(options.monitor, mode=mode, patience=options.patience)
         callbacks.append(stopping)
+    callbacks.append(SavingWhenStopped(directory))  # behind what a step changes
     callbacks.append(BestCheckpoint(directory, options.monitor, mode))
     # The last comes last, for it stores what the others know. Without a quantity to
     # monitor, the newest replaces the one before.
@@ -527,6 +535,17 @@ def _callbacks(network, options, directory):
         directory, filename=Path(LAST).stem, save_top_k=1, enable_version_counter=False
     )
     return [*callbacks, newest]
+
+
+class ResumableLoader(DataLoader):
+    """Loads batches in an order that knows by itself where to go on."""
+
+    def state_dict(self):
+        """Nothing: see `ctapipe_gphysnet.batches.ShuffledBatches.skip`."""
+        return {}
+
+    def load_state_dict(self, state):
+        """Nothing to do."""
 
 
 def _workers(device):

@@ -1,6 +1,8 @@
 """gphysnet-train: train γ-PhysNet on simulated DL1 files."""
 
+import logging
 import time
+import warnings
 from dataclasses import fields, replace
 
 import numpy as np
@@ -34,6 +36,14 @@ from .export import apply_models_command
 from .outputs import failures_of_writing, verify_output
 
 __all__ = ["TrainTool", "main"]
+
+
+# of no use to who trains: of its insides, of short trainings, of a folder to go on in
+LIGHTNING_WARNINGS = (
+    ".*LeafSpec",
+    "The number of training batches",
+    "Checkpoint directory .* exists",
+)
 
 
 class RecipePath(PathTrait):
@@ -405,6 +415,7 @@ class TrainTool(Tool):
     def start(self):
         from lightning.pytorch.utilities import rank_zero_only
 
+        quieten_lightning()
         if rank_zero_only.rank:  # the first process tells and writes what there is
             self.log.setLevel("WARNING")
         if self.unfinished:
@@ -600,6 +611,13 @@ class TrainTool(Tool):
         """Name on the card of one of the outputs."""
         stem = self.output.stem
         return (self.model_name or stem) + output.stem.removeprefix(stem)
+
+
+def quieten_lightning():
+    """Leave Lightning's advertisements and hints to its developers out of the output."""
+    logging.getLogger("lightning.pytorch").setLevel(logging.WARNING)
+    for message in LIGHTNING_WARNINGS:
+        warnings.filterwarnings("ignore", message=message)
 
 
 def main():

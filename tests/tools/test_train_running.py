@@ -105,18 +105,50 @@ def test_killed_and_resumed(train, uninterrupted, sample_path, tmp_path, in_step
     assert read_card(output)["validation"] == read_card(uninterrupted)["validation"]
 
 
-def test_ctrl_c(train, tmp_path, monkeypatch, capsys):
+@pytest.mark.parametrize(
+    ("name", "number", "code"),
+    [("Ctrl-C", signal.SIGINT, 130), ("SIGTERM", signal.SIGTERM, 143)],
+)
+def test_stopped_and_resumed(
+    train, uninterrupted, tmp_path, monkeypatch, capsys, name, number, code
+):
+    """In the middle of an epoch: not a step of it is lost."""
+    from ctapipe_gphysnet.training import GammaPhysNetTraining
+
+    steps, step = [], GammaPhysNetTraining.training_step
+
+    def training_step(self, batch, index):
+        steps.append((self.current_epoch, index))
+        if steps[-1] == (1, 2):
+            os.kill(os.getpid(), number)
+        return step(self, batch, index)
+
+    output = tmp_path / "model.safetensors"
+    monkeypatch.setattr(GammaPhysNetTraining, "training_step", training_step)
+    assert train(output, *AVERAGED, raises=False) == code
+    message = f"{name} stopped the training; --resume goes on after step 3 of epoch 2"
+    assert message in capsys.readouterr().err
+    assert not output.exists()
+    n_steps = len(steps)
+    train(output, *AVERAGED, "--resume")
+    assert steps[n_steps - 1 : n_steps + 1] == [(1, 2), (1, 3)]
+    expected = read_model(uninterrupted).network.state_dict()
+    for parameter, value in read_model(output).network.state_dict().items():
+        assert torch.equal(value, expected[parameter]), parameter
+    assert read_card(output)["validation"] == read_card(uninterrupted)["validation"]
+
+
+def test_ctrl_c_twice(train, tmp_path, monkeypatch, capsys):
     from ctapipe_gphysnet.training import GammaPhysNetTraining
 
     def press(*_):
+        os.kill(os.getpid(), signal.SIGINT)
         os.kill(os.getpid(), signal.SIGINT)
 
     output = tmp_path / "model.safetensors"
     monkeypatch.setattr(GammaPhysNetTraining, "on_validation_start", press)
     assert train(output, raises=False) == 130
-    assert (
-        "Ctrl-C stopped the training; there is no whole epoch" in capsys.readouterr().err
-    )
+    assert "Ctrl-C stopped the training; there is nothing" in capsys.readouterr().err
     assert not output.exists()
 
 
