@@ -15,7 +15,7 @@ __all__ = ["ResidualBackbone", "ResidualBlock"]
 
 
 class _Activation(nn.Sequential):
-    """Batch normalisation and ReLU."""
+    """Batch normalization and ReLU."""
 
     def __init__(self, layout, channels):
         super().__init__(LatticeBatchNorm(layout, channels), nn.ReLU())

@@ -1,4 +1,4 @@
-"""Convolution and batch normalisation on a camera lattice.
+"""Convolution and batch normalization on a camera lattice.
 
 Each layer has three exact implementations with the same parameters: one on
 the IndexedConv package (Jacquemont et al. 2019, the reference), one on
@@ -154,7 +154,7 @@ class _DensePointwiseConv(nn.Linear):
 
 
 class LatticeBatchNorm(nn.BatchNorm1d):
-    """Batch normalisation whose statistics run over the pixels alone.
+    """Batch normalization whose statistics run over the pixels alone.
 
     On the dense layout cells without a pixel neither count nor become
     anything but zero. Statistics are taken in at least float32.

@@ -1,9 +1,9 @@
 """Machine code to train on the pixels of a camera: convolutions and their gradients.
 
 Image by image, as in `kernels`, whose convolutions it uses: an image is brought into
-the cache of a core, there normalised and rectified, convolved, and written back; on the
+the cache of a core, there normalized and rectified, convolved, and written back; on the
 way back its gradients are made there together. Between the layers of a network the maps
-of a whole batch lie in memory as (image, pixel, channel), because batch normalisation
+of a whole batch lie in memory as (image, pixel, channel), because batch normalization
 needs all of them.
 
 The gradient of the weights is summed up in Winograd's domain, too (Lavin and Gray 2016,
@@ -30,7 +30,7 @@ from .kernels import (
     winograd,
 )
 
-__all__ = ["CHUNK", "backward", "forward", "moments", "normalise_gradient"]
+__all__ = ["CHUNK", "backward", "forward", "moments", "normalize_gradient"]
 
 CHUNK = 32  # patches or pixels whose gradients are taken together
 ROWS = 4  # of a gradient; with LANES columns they leave registers for the factors
@@ -86,7 +86,7 @@ def _rectified_gradient(
     typing, memory, gradient, order, active, width, x, target, start, channels, number,
     mean, lane, sums, products,
 ):  # fmt: skip
-    """Gradient before a rectification, and what batch normalisation needs of it."""
+    """Gradient before a rectification, and what batch normalization needs of it."""
     signature = types.void(
         memory, gradient, order, active, width, x, target, start, channels, number,
         mean, lane, sums, products,
@@ -495,7 +495,7 @@ def _store_gradient(
 
 
 @njit(nogil=True, cache=True)
-def normalise_gradient(target, x, factor, slope, offset):
+def normalize_gradient(target, x, factor, slope, offset):
     """target = factor * target + slope * x + offset, channel by channel, in place.
 
     Parameters

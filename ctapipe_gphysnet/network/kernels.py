@@ -38,6 +38,9 @@ __all__ = [
     "convolve",
     "int64",
     "operation",
+    "pad_channels",
+    "padded",
+    "panels",
     "pointers",
     "run",
     "tiles",
@@ -104,6 +107,37 @@ def tiles(neighbors):
     taps, pixels = neighbors.shape
     filled = np.pad(neighbors, ((0, 0), (0, -pixels % TILE)), constant_values=-1)
     return filled.reshape(taps, -1, TILE).transpose(1, 0, 2).ravel()
+
+
+def padded(number, whole=LANES):
+    """The next multiple, such as of the channels of a map in memory: whole vectors."""
+    return -(-number // whole) * whole
+
+
+def pad_channels(values, axis=0):
+    """Zeros behind the channels, to whole vectors."""
+    values = np.asarray(values)
+    padding = [(0, 0)] * values.ndim
+    padding[axis] = (0, -values.shape[axis] % LANES)
+    return np.pad(values, padding)
+
+
+def panels(weight, kind):
+    """Weights in the order in which the kernels read them.
+
+    Parameters
+    ----------
+    weight : ndarray, shape (C', C, K)
+        Of whole panels of output channels, of input channels, and of taps or points.
+    kind : {CONVOLVE, WINOGRAD}
+
+    Returns
+    -------
+    ndarray
+        Flat: [panel][tap][channel][lane], or [point][panel][channel][lane].
+    """
+    order = {CONVOLVE: (0, 3, 2, 1), WINOGRAD: (3, 0, 2, 1)}[kind]
+    return weight.reshape(-1, LANES, *weight.shape[1:]).transpose(order).ravel()
 
 
 def working_memory(size, dtype):
@@ -339,7 +373,7 @@ class Vectors:
                 builder.store(value, total)
 
     # Parts of Winograd's convolutions F(2, 3), down a column, and F(4, 3), along a row.
-    # The kernel's part is in `program`.
+    # The part of the kernel is in `patches`.
 
     def input_of_two(self, i, x, column):
         """Point ``i`` of four; ``x(row, column)`` gives the inputs."""
@@ -552,7 +586,7 @@ def run(program, constants, index, memory, images, features, flat_weight, mean, 
     ----------
     program : ndarray of OPERATION
         The first one reads the image, of shape (P, C), at its source; the last one
-        normalises and leaves the maps of C' channels and P' pixels.
+        normalizes and leaves the maps of C' channels and P' pixels.
     constants : ndarray, shape (n,)
         Weights, of the type of the arithmetic.
     index : ndarray of int32, shape (n,)

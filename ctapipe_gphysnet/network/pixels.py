@@ -1,4 +1,4 @@
-"""Convolutions to train on a CPU: normalised, rectified and convolved in one go.
+"""Convolutions to train on a CPU: normalized, rectified and convolved in one go.
 
 The maps stay on the pixels, in the order (image, pixel, channel); `gradients` has the
 machine code.
@@ -17,11 +17,13 @@ from torch.autograd.function import once_differentiable
 
 from . import gradients, kernels
 from .kernels import (
-    LANES,
     N_POINTS,
     OPERATION,
     TILE,
     operation,
+    pad_channels,
+    padded,
+    panels,
     tiles,
     working_memory,
 )
@@ -32,15 +34,11 @@ __all__ = ["ConvolutionPlan", "batch_moments", "convolve"]
 _thread = local()  # working memory
 
 
-def _padded(number, whole=LANES):
-    return -(-number // whole) * whole
-
-
 class _Workers:
-    """Threads that share the images of a batch, as many as torch has.
+    """Threads that share the images of a batch.
 
-    The parts of a batch do not depend on the number of threads, so that sums over them
-    do not either.
+    They are as many as torch has, and no more than the batch has parts. The parts do not
+    depend on the number of threads, so that sums over them do not either.
     """
 
     PART = 16  # images
@@ -117,7 +115,7 @@ class ConvolutionPlan:
         self.n_inputs, self.n_outputs = lattice.n_pixels, coarse.n_pixels
         self.n_taps = len(neighbors)
         self.in_channels, self.out_channels = in_channels, out_channels
-        self._in_width, self._out_width = _padded(in_channels), _padded(out_channels)
+        self._in_width, self._out_width = padded(in_channels), padded(out_channels)
         self._place_memory()
         self._tables = []
         self.patches = cover(lattice) if stride == 1 else None
@@ -137,7 +135,7 @@ class ConvolutionPlan:
         # all pixels, rows that fill up the tiles of up to four groups, and one that
         # takes what is off the camera
         rows = max(self.n_inputs, self.n_outputs) + 4 * TILE + 1
-        slot = _padded(rows * widest + widest)
+        slot = padded(rows * widest + widest)
         points = (self._in_width + self._out_width) * N_POINTS
         sizes = [slot, slot, slot, points * gradients.CHUNK, widest * N_POINTS * TILE]
         starts = widest + np.concatenate([[0], np.cumsum(sizes)])
@@ -210,27 +208,22 @@ class ConvolutionPlan:
 
     def constants(self, weight, bias):
         """Weights (out, in, tap) and bias as `forward` reads them."""
-        bias = _fill(bias, self._out_width)
-        weight = _fill(_fill(weight, self._out_width), self._in_width, 1)
+        weight, kind = pad_channels(pad_channels(weight), axis=1), kernels.CONVOLVE
         if self.patches is not None:
-            return np.concatenate([_panels(weight @ self._kernel(weight)), bias])
-        panels = weight.reshape(-1, LANES, self._in_width, self.n_taps)
-        return np.concatenate([panels.transpose(0, 3, 2, 1).ravel(), bias])
+            weight, kind = weight @ self._kernel(weight), kernels.WINOGRAD
+        return np.concatenate([panels(weight, kind), pad_channels(bias)])
 
     def transposed_constants(self, weight):
         """Weights (out, in, tap) as `backward` reads them, and no bias."""
         bias = np.zeros(self._in_width, weight.dtype)
-        weight = _fill(_fill(weight, self._out_width), self._in_width, 1)
-        weight = weight.swapaxes(0, 1)
+        weight = pad_channels(pad_channels(weight), axis=1).swapaxes(0, 1)
         if self.patches is not None:
             # a kernel turned by 180° has its taps in the opposite order
             points = weight[..., ::-1] @ self._kernel(weight)
-            return np.concatenate([_panels(points), bias])
-        parts = []
-        for group in self._groups:
-            panels = weight[..., group.taps]
-            panels = panels.reshape(-1, LANES, self._out_width, len(group.taps))
-            parts.append(panels.transpose(0, 3, 2, 1).ravel())
+            return np.concatenate([panels(points, kernels.WINOGRAD), bias])
+        parts = [
+            panels(weight[..., group.taps], kernels.CONVOLVE) for group in self._groups
+        ]
         return np.concatenate([*parts, bias])
 
     def _kernel(self, weight):
@@ -254,21 +247,6 @@ class ConvolutionPlan:
         return np.ascontiguousarray(sums.transpose(2, 1, 0))
 
 
-def _fill(values, size, axis=0):
-    """Zeros behind the channels."""
-    if values.shape[axis] == size:
-        return values
-    padding = [(0, 0)] * values.ndim
-    padding[axis] = (0, size - values.shape[axis])
-    return np.pad(values, padding)
-
-
-def _panels(weight):
-    """[point][panel][channel][lane] of (out, in, point)."""
-    panels = weight.reshape(-1, LANES, *weight.shape[1:])
-    return panels.transpose(3, 0, 2, 1).ravel()
-
-
 def _transposed(lattice, neighbors):
     """The transposed convolution of stride 2, in groups of pixels with the same taps.
 
@@ -288,7 +266,7 @@ def _transposed(lattice, neighbors):
         taps = np.flatnonzero((back[:, pixels] >= 0).any(axis=1))
         order[pixels] = start + np.arange(len(pixels))
         groups.append(_Taps(back[taps][:, pixels], taps, start))
-        start += _padded(len(pixels), TILE)
+        start += padded(len(pixels), TILE)
     return groups, order
 
 
@@ -319,14 +297,14 @@ def batch_moments(maps):
 
 @dataclass
 class Activation:
-    """Batch normalisation and rectification before a convolution.
+    """Batch normalization and rectification before a convolution.
 
     Attributes
     ----------
     mean, deviation : ndarray, shape (C,)
         What is subtracted and what is divided by.
     of_batch : bool
-        Whether they were taken from the maps that are normalised.
+        Whether they were taken from the maps that are normalized.
     """
 
     mean: np.ndarray
@@ -344,7 +322,7 @@ def convolve(plan, maps, weight, bias, norm=None, shortcut=None):
     weight : Tensor, shape (C', C, K)
     bias : Tensor, shape (C',)
     norm : tuple of (Activation, Tensor, Tensor), optional
-        With weight and bias (C) of the batch normalisation.
+        With weight and bias (C) of the batch normalization.
     shortcut : Tensor, shape (N, P', C'), optional
         To add to the result.
 
@@ -442,7 +420,7 @@ class _Convolution(Function):
         if activation is not None:
             products = products / activation.deviation
             found[3:5] = (torch.from_numpy(v.astype(x.dtype)) for v in (products, sums))
-            _normalise(activation, _numbers(scale), target, x, sums, products)
+            _normalize(activation, _numbers(scale), target, x, sums, products)
         if wanted:
             found[2] = inner
         if ctx.with_shortcut:
@@ -461,8 +439,8 @@ def _factors(activation, scale, shift, dtype):
     )
 
 
-def _normalise(activation, scale, target, x, sums, products):
-    """Turn a gradient behind a normalisation into that before it, in place."""
+def _normalize(activation, scale, target, x, sums, products):
+    """Turn a gradient behind a normalization into that before it, in place."""
     factor = scale / activation.deviation
     slope, offset = np.zeros((2, len(factor)), factor.dtype)
     if activation.of_batch:
@@ -472,6 +450,6 @@ def _normalise(activation, scale, target, x, sums, products):
         offset = -factor * sums / number - slope * activation.mean
     constants = [value.astype(x.dtype) for value in (factor, slope, offset)]
     _share(
-        lambda part: gradients.normalise_gradient(target[part], x[part], *constants),
+        lambda part: gradients.normalize_gradient(target[part], x[part], *constants),
         len(x),
     )

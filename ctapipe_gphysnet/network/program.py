@@ -1,6 +1,6 @@
 """A trained network as a program for `kernels.run`, exact to its weights.
 
-Batch normalisation is folded into the convolution before it, or becomes the scale and
+Batch normalization is folded into the convolution before it, or becomes the scale and
 shift of an activation; shortcuts and rectification are done while a sum is in registers.
 """
 
@@ -14,7 +14,7 @@ from torch import nn
 
 from . import kernels
 from .attention import DualAttention
-from .kernels import LANES, N_POINTS, OPERATION, TILE
+from .kernels import N_POINTS, OPERATION, TILE, pad_channels, padded, panels
 from .patches import cover
 
 __all__ = ["LatticeProgram"]
@@ -57,8 +57,7 @@ class LatticeProgram:
         n_features = self._n_channels * network.backbone.output_layout.lattice.n_pixels
         weight = _flat_weight(network.head, n_features)
         self._flat_width = len(weight)
-        panels = weight.reshape(len(weight) // LANES, LANES, n_features)
-        self._flat_weight = panels.transpose(0, 2, 1).astype(dtype).ravel()
+        self._flat_weight = panels(weight[..., None], kernels.CONVOLVE).astype(dtype)
         self._features_size = TILE * (n_features + len(weight))
         self._thread = local()  # working memory
         self._n_threads = torch.get_num_threads()
@@ -133,21 +132,16 @@ class LatticeProgram:
 def _flat_weight(head, n_features):
     """Weights (W, features) of all layers that read the flattened maps."""
     weights = [_numpy(layer.weight) for layer in head.flat_layers.values()]
-    return _pad_channels(np.concatenate([np.zeros((0, n_features)), *weights]))
-
-
-def _padded(channels):
-    """Channels of a map in memory: whole vectors."""
-    return -(-channels // LANES) * LANES
+    return pad_channels(np.concatenate([np.zeros((0, n_features)), *weights]))
 
 
 def _padded_pixels(lattice):
     """Pixels of a map in memory: whole tiles."""
-    return -(-lattice.n_pixels // TILE) * TILE
+    return padded(lattice.n_pixels, TILE)
 
 
 def _scale_and_shift(norm):
-    """What batch normalisation does in evaluation mode, in float64."""
+    """What batch normalization does in evaluation mode, in float64."""
     mean, variance, weight, bias = (
         tensor.detach().double().numpy()
         for tensor in (norm.running_mean, norm.running_var, norm.weight, norm.bias)
@@ -167,10 +161,10 @@ class _Compiler:
         while len(self._lattices) < len(channels):
             self._lattices.append(self._lattices[-1].subsample()[0])
         # zeros before each map, where the missing neighbour reads
-        self._margin = max(map(_padded, channels))
+        self._margin = max(map(padded, channels))
         self.slot_size = self._margin + max(
             # and a row for what is off the camera
-            max(_padded_pixels(lattice) + 1, TILE * N_POINTS) * _padded(width)
+            max(_padded_pixels(lattice) + 1, TILE * N_POINTS) * padded(width)
             for lattice, width in zip(self._lattices, channels)
         )
         self._compile(network.backbone)
@@ -191,8 +185,8 @@ class _Compiler:
                 first, source = near, "activated"
             self._attention(attention, lattice.n_pixels)
             fine = lattice
-        width = _padded(backbone.out_channels)
-        self._normalise(fine.n_pixels, "activated", np.ones(width), np.zeros(width))
+        width = padded(backbone.out_channels)
+        self._normalize(fine.n_pixels, "activated", np.ones(width), np.zeros(width))
 
     def _subsample(self, block, lattice, table):
         """What a block that subsamples does before its first convolution."""
@@ -200,7 +194,7 @@ class _Compiler:
             (block.shortcut[0][0], "shortcut"),
             (block.activation1[0], "activated"),
         ):
-            self._normalise(lattice.n_pixels, target, *_scale_and_shift(norm))
+            self._normalize(lattice.n_pixels, target, *_scale_and_shift(norm))
         self._convolve(block.shortcut[1], "shortcut", "sum", table)
 
     def _block(self, block, source, table, near, following):
@@ -210,7 +204,7 @@ class _Compiler:
         options = {"shortcut": self._place("sum")}
         if following is not None:
             norm = _scale_and_shift(following.activation1[0])
-            options["norm"] = self._store(*map(_pad_channels, norm))
+            options["norm"] = self._store(*map(pad_channels, norm))
             options["activated"] = self._place("activated")
         self._convolve(block.conv2, "hidden", "sum", near, **options)
 
@@ -222,7 +216,7 @@ class _Compiler:
             options = self._spatial_gate(attention, pixels)
             attention = attention.channel
         squeeze, excite = attention.squeeze, attention.excite
-        width = _padded(squeeze.in_features)
+        width = padded(squeeze.in_features)
         self._add(
             kind=kernels.GATE,
             pixels=pixels,
@@ -230,10 +224,10 @@ class _Compiler:
             source=self._place("sum"),
             hidden=squeeze.out_features,
             squeeze=self._store(
-                _pad_channels(_numpy(squeeze.weight), axis=1), _numpy(squeeze.bias)
+                pad_channels(_numpy(squeeze.weight), axis=1), _numpy(squeeze.bias)
             ),
             excite=self._store(
-                _pad_channels(_numpy(excite.weight)), _pad_channels(_numpy(excite.bias))
+                pad_channels(_numpy(excite.weight)), pad_channels(_numpy(excite.bias))
             ),
             **options,
         )
@@ -243,16 +237,16 @@ class _Compiler:
         table = self._neighbors(np.arange(pixels)[None])
         folded = _scale_and_shift(attention.norm)
         self._convolve(attention.reduce, "sum", "hidden", table, folded, relu=True)
-        weight = _pad_channels(_numpy(attention.spatial.weight)[0])
+        weight = pad_channels(_numpy(attention.spatial.weight)[0])
         return {
             "spatial": self._place("hidden"),
             "spatial_width": len(weight),
             "spatial_weight": self._store(weight, _numpy(attention.spatial.bias)),
         }
 
-    def _normalise(self, pixels, target, scale, shift):
+    def _normalize(self, pixels, target, scale, shift):
         """Add an activation alone: a convolution without taps, on its shortcut."""
-        scale, shift = _pad_channels(scale), _pad_channels(shift)
+        scale, shift = pad_channels(scale), pad_channels(shift)
         self._add(
             kind=kernels.CONVOLVE,
             pixels=pixels,
@@ -274,19 +268,17 @@ class _Compiler:
         weight = _numpy(layer.weight).reshape(*layer.weight.shape[:2], -1)
         bias = 0.0 if layer.bias is None else _numpy(layer.bias)
         bias = np.broadcast_to(bias * scale + shift, len(weight))
-        weight = _pad_channels(weight * scale[:, None, None])
+        weight = pad_channels(weight * scale[:, None, None])
         if source != "image":
-            weight = _pad_channels(weight, axis=1)
+            weight = pad_channels(weight, axis=1)
         weight = table.prepare(weight)
-        width, channels, n_parts = weight.shape
-        panels = weight.reshape(width // LANES, LANES, channels, n_parts)
         self._add(
-            channels=channels,
-            width=width,
+            channels=weight.shape[1],
+            width=len(weight),
             source=self._place(source),
             target=self._place(target),
-            weight=self._store(panels.transpose(table.weight_order)),
-            bias=self._store(_pad_channels(bias)),
+            weight=self._store(panels(weight, table.fields["kind"])),
+            bias=self._store(pad_channels(bias)),
             relu=int(relu),
             points=self._place("points"),
             products=self._place("products"),
@@ -305,7 +297,7 @@ class _Compiler:
         """Put arrays one behind the other among the constants; returns their place."""
         place = sum(map(len, self.constants))
         values = np.concatenate([np.ravel(array) for array in arrays])
-        self.constants.append(_pad_channels(values).astype(self._dtype))
+        self.constants.append(pad_channels(values).astype(self._dtype))
         return place
 
     def _neighbors(self, neighbors):
@@ -333,9 +325,6 @@ class _Neighbors:
     taps: int
     place: int
 
-    # [panel][tap][channel][lane] of (panel, lane, channel, tap)
-    weight_order = (0, 3, 2, 1)
-
     @property
     def fields(self):
         return {
@@ -358,9 +347,6 @@ class _Patches:
     number: int
     place: int
 
-    # [point][panel][channel][lane] of (panel, lane, channel, point)
-    weight_order = (3, 0, 2, 1)
-
     @property
     def fields(self):
         return {
@@ -376,11 +362,3 @@ class _Patches:
 
 def _numpy(parameter):
     return parameter.detach().double().numpy()
-
-
-def _pad_channels(values, axis=0):
-    """Zeros behind the channels, to whole vectors."""
-    values = np.asarray(values)
-    padding = [(0, 0)] * values.ndim
-    padding[axis] = (0, -values.shape[axis] % LANES)
-    return np.pad(values, padding)

@@ -95,7 +95,7 @@ def test_backends_agree(lattice, backend, attention, training, randomize):
         output = torch.cat(list(network(images_of(lattice)).values()), dim=1)
         output.sin().sum().backward()
         outputs.append(output.detach())
-        # all at once: in front of a batch normalisation a bias has no gradient
+        # all at once: in front of a batch normalization a bias has no gradient
         gradients.append(torch.cat([p.grad.flatten() for p in network.parameters()]))
         states.append(torch.cat([v.flatten() for v in network.state_dict().values()]))
     assert outputs[0].std() > 0.01
