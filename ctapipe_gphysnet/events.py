@@ -247,40 +247,20 @@ def read_events(
         _verify(path)
     sizes = np.array([os.path.getsize(path) for path, _ in files])
     shares = np.append(0, np.cumsum(sizes)) / max(1, sizes.sum())
-    parts, n_chunks_read = [], 0
+    parts = []
     for (path, classify), before, after in zip(files, shares, shares[1:]):
         with _open(path) as file:
             camera, matches = _matching_telescopes(file.subarray, path, camera, selection)
-            n_chunks = math.ceil(len(file) / CHUNK_SIZE)
-            chunks = tqdm(
-                _tables(file, path, list(matches)),
-                desc=Path(path).name,
-                unit="chunk",
-                total=n_chunks,
-                disable=not progress,
-            )
-            for number, chunk in enumerate(chunks, 1):
-                n_chunks_read += 1
-                if n_chunks_read % CHUNKS_TO_COLLECT == 0:
-                    _give_back_memory()
-                share_read = before + (after - before) * number / n_chunks
+            for chunk, share in _chunks(file, path, list(matches), progress):
                 events = _selected(chunk, path, selection, tasks)
-                for match in {id(match): match for match in matches.values()}.values():
-                    same = [matches[tel_id] is match for tel_id in events["tel_id"]]
-                    if any(same):
-                        part = events[same]
-                        images = (
-                            np.asarray(part[name])[:, match.permutation]
-                            for name in ("image", "peak_time")
-                        )
-                        store.append(*images, share_read)
-                        parts.append(_targets_and_truth(part, path, tasks, classify))
+                for part, images in _with_images(events, matches):
+                    store.append(*images, before + (after - before) * share)
+                    parts.append(_targets_and_truth(part, path, tasks, classify))
     if not parts:
         raise EventError(
             f"no event passes the selection in {[str(path) for path, _ in files]}; how"
             f" many pass each criterion:\n{selection.to_table()}"
         )
-    _give_back_memory()
     images, rows = store.finish(), np.concatenate(parts)
     truth = Table({name: rows[name] for name in TRUTH})
     for name, unit in TRUTH.items():
@@ -293,6 +273,33 @@ def read_events(
         camera=camera,
         classified=rows["classified"].copy(),
     )
+
+
+def _chunks(file, path, tel_ids, progress):
+    """Tables of a file, and the share of it that has been read with each."""
+    n_chunks = math.ceil(len(file) / CHUNK_SIZE)
+    chunks = tqdm(
+        _tables(file, path, tel_ids),
+        desc=Path(path).name,
+        unit="chunk",
+        total=n_chunks,
+        disable=not progress,
+    )
+    for number, chunk in enumerate(chunks, 1):
+        if number % CHUNKS_TO_COLLECT == 0:
+            _give_back_memory()
+        yield chunk, number / n_chunks
+    _give_back_memory()
+
+
+def _with_images(events, matches):
+    """Events of each kind of camera, with charge and peak time in the order of pixels."""
+    for match in {id(match): match for match in matches.values()}.values():
+        same = [matches[tel_id] is match for tel_id in events["tel_id"]]
+        if any(same):
+            part = events[same]
+            names = ("image", "peak_time")
+            yield part, [np.asarray(part[name])[:, match.permutation] for name in names]
 
 
 def _give_back_memory():

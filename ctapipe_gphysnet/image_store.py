@@ -1,5 +1,6 @@
 """Images to train on: in memory or, where they do not fit, in a file."""
 
+import math
 import os
 import shutil
 import tempfile
@@ -135,10 +136,19 @@ class ImageStore:
             self._write(images, share_read)
         else:
             if self._images is None:
-                # as many as may be: the system gives memory only to what is filled in
-                most = int(self._limit) // (4 * charge.shape[1])
-                self._images = np.empty((most, *self._image_shape), np.float16)
+                self._images = self._empty()
             self._images[start : self._n_images] = images
+
+    def _empty(self):
+        """As many images as may be: the system gives memory only to what is filled in."""
+        most = int(self._limit) // (2 * math.prod(self._image_shape))
+        try:
+            return np.empty((most, *self._image_shape), np.float16)
+        except MemoryError as error:
+            raise ImageStoreError(
+                f"{self._limit / 1e9:.1f} GB of memory for images cannot be had; give"
+                " fewer with --memory-limit, and the others go to a file"
+            ) from error
 
     def finish(self):
         """Give out the images; no more can be added.

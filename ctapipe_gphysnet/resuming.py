@@ -205,6 +205,8 @@ class BestCheckpoint(ModelCheckpoint):
 
     def load_state_dict(self, state_dict):
         """Take the best so far over, also if the folder has been moved."""
+        if state_dict["best_model_score"] is None:  # stopped in the first epoch
+            return
         path = str(Path(self.dirpath) / BEST)
         moved = {
             "dirpath": self.dirpath,
@@ -219,7 +221,7 @@ class SavingWhenStopped(Callback):
     """Saves after the step in which Ctrl-C or SIGTERM stops the training.
 
     Between the last step of an epoch and the first of the next nothing is saved: Ctrl-C
-    waits for that step. A second Ctrl-C waits for nothing.
+    waits for that step, or for the end of the training. A second Ctrl-C does not wait.
 
     Parameters
     ----------
@@ -252,6 +254,11 @@ class SavingWhenStopped(Callback):
             trainer.save_checkpoint(self._path)
             if interrupted:
                 raise KeyboardInterrupt
+
+    def on_train_end(self, trainer, pl_module):
+        """Nothing else is to begin after a training that ended meanwhile."""
+        if self._interrupted:
+            raise KeyboardInterrupt
 
 
 @contextmanager

@@ -78,7 +78,7 @@ def unfinished_seeds(outputs, plans, resume, overwrite):
     OSError
         If there is no checkpoint to go on from, or one of another training.
     """
-    from .resuming import LAST, read_checkpoint
+    from .resuming import LAST, CheckpointError, read_checkpoint
 
     several, found = len(outputs) > 1, {}
     for seed, output in outputs.items():
@@ -93,8 +93,16 @@ def unfinished_seeds(outputs, plans, resume, overwrite):
             )
         found[seed] = resume and (not several or last.exists())
         if found[seed]:
-            read_checkpoint(last, plans[seed])
-    if resume and len(found) == len(outputs) and not any(found.values()):
+            try:
+                read_checkpoint(last, plans[seed])
+            except CheckpointError:  # of another training, or damaged
+                if not (several and overwrite):
+                    raise
+                found[seed] = False
+    if resume and not any(
+        output.exists() or (training_folder(output) / LAST).exists()
+        for output in outputs.values()
+    ):
         raise ValueError(
             "neither a checkpoint nor a model file of"
             f" {', '.join(map(str, outputs.values()))}: nothing to resume"
@@ -132,6 +140,7 @@ def write_index(path, outputs):
         metrics = {
             name: np.nan if value is None else value
             for name, value in card["validation"].items()
+            if not isinstance(value, dict)  # of the fitted uncertainties
         }
         file = {"seed": seed, "file": Path(output).name, "identity": card_identity(card)}
         rows.append({**file, **metrics})

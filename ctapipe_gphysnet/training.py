@@ -2,6 +2,8 @@
 
 import math
 import os
+import shutil
+import time
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
@@ -15,6 +17,7 @@ from lightning.pytorch.callbacks import (
 )
 from lightning.pytorch.loggers import CSVLogger, TensorBoardLogger
 from lightning.pytorch.plugins.environments import LightningEnvironment
+from lightning.pytorch.utilities import rank_zero_only
 from torch.utils.data import DataLoader
 from torchmetrics.functional.classification import binary_auroc
 from torchmetrics.utilities.distributed import gather_all_tensors
@@ -45,6 +48,7 @@ __all__ = [
 
 VALIDATION_BATCH_SIZE = 256
 MOST_WORKERS = 12
+LOG = "log"  # folder beside the checkpoints
 CLASS_BALANCES = ("weights", "none")
 # what is better of the metrics of a task
 METRICS = {
@@ -214,7 +218,7 @@ class TrainingOptions:
 
 
 class GammaPhysNetTraining(lightning.LightningModule):
-    """The network, its losses and its optimiser.
+    """The network, its losses and its optimizer.
 
     Parameters
     ----------
@@ -238,6 +242,7 @@ class GammaPhysNetTraining(lightning.LightningModule):
         # kept out of the module's registry: the same parameters, compiled
         self._forward = [torch.compile(network) if options.compile else network]
         self._validation = []
+        self._began, self._seconds_before = time.monotonic(), 0.0
 
     def _losses(self, outputs, batch):
         return task_losses(
@@ -307,6 +312,8 @@ class GammaPhysNetTraining(lightning.LightningModule):
 
     def on_save_checkpoint(self, checkpoint):
         checkpoint["configuration"] = self.configuration
+        seconds = time.monotonic() - self._began
+        checkpoint["wall_time_s"] = self._seconds_before + seconds
         n_steps = self.trainer.fit_loop.epoch_loop.batch_progress.current.processed
         whole = n_steps == self.trainer.num_training_batches
         checkpoint["n_steps"] = 0 if whole else n_steps  # of an epoch that is not whole
@@ -318,6 +325,9 @@ class GammaPhysNetTraining(lightning.LightningModule):
             for name, value in self.trainer.callback_metrics.items()
             if name in METRICS or name.startswith("validation_")
         }
+
+    def on_load_checkpoint(self, checkpoint):
+        self._seconds_before = checkpoint["wall_time_s"]
 
     def configure_optimizers(self):
         optimizer = make_optimizer(self.network, self.balance, self.options)
@@ -390,8 +400,8 @@ def train(network, sample, preprocessing, options, directory, resume=False, inpu
     directory : path-like
         Where checkpoints and logs go. Processes that train together share it.
     resume : bool
-        Go on from the last checkpoint in ``directory``, of the last whole
-        epoch.
+        Go on from the last checkpoint in ``directory``, of the step that the training
+        was stopped after, or of the last whole epoch.
     inputs : dict, optional
         What else has to be the same at a resume, as for
         `ctapipe_gphysnet.resuming.configuration`.
@@ -399,14 +409,15 @@ def train(network, sample, preprocessing, options, directory, resume=False, inpu
     Returns
     -------
     dict or None
-        Processes, events used, epochs of the weights that were kept, and their metrics of
-        the validation events. In the first process alone, if several train together.
+        Processes, events used, epochs of the weights that were kept, their metrics of the
+        validation events, and the time that it took, stops left out. In the first process
+        alone, if several train together.
 
     Raises
     ------
     ValueError
-        If signal or background is missing, if there are too few events, or not as many
-        processes as the options say.
+        If signal or background is missing, to train on or to validate with, if there are
+        too few events, or not as many processes as the options say.
     FileNotFoundError
         If there is nothing to resume.
     CheckpointError
@@ -418,33 +429,31 @@ def train(network, sample, preprocessing, options, directory, resume=False, inpu
         By Ctrl-C or SIGTERM.
     """
     training, validation = sample.split(options.validation_fraction, options.seed)
-    class_weights = _class_weights(network, sample, training, validation, options)
+    _verify_numbers(network, sample, training, validation, options)
     lightning.seed_everything(options.seed, verbose=False)
     plan = configuration(options, network.options, preprocessing, inputs or {})
+    class_weights = _class_weights(sample, training, options)
     module = GammaPhysNetTraining(network, options, class_weights, plan)
     last = Path(directory) / LAST
-    before = {"complete": False, "epoch": 0, "n_steps": 0}
-    if resume:
-        before = read_checkpoint(last, plan)
+    before = read_checkpoint(last, plan) if resume else None
+    if not (resume or rank_zero_only.rank):
+        shutil.rmtree(Path(directory) / LOG, ignore_errors=True)
     trainer = _trainer(network, options, directory)
-    share = Share(trainer.global_rank, trainer.world_size)
-    order = ShuffledBatches(len(training), options.batch_size, options.seed, share)
-    order.skip(before["epoch"], before["n_steps"])
-    kept_order = OrderedBatches(len(validation), VALIDATION_BATCH_SIZE, share)
-    workers = _workers(options.device)
-
-    def loader(events, order, **augmentation):
-        batches = Batches(sample, events, preprocessing, **augmentation)
-        return ResumableLoader(batches, sampler=order, batch_size=None, **workers)
-
     if trainer.is_global_zero:
         remove_partial_checkpoints(directory)
-    if not before["complete"]:
+    if not (resume and before["complete"]):
+        batches = Batches(sample, training, preprocessing, options.augmentation)
+        kept = Batches(sample, validation, preprocessing)
+        share = Share(trainer.global_rank, trainer.world_size)
         with signals_reported(directory, plan):
             trainer.fit(
                 module,
-                loader(training, order, augmentation=options.augmentation),
-                loader(validation, kept_order),
+                _loader(batches, _order(len(training), options, share, before), options),
+                _loader(
+                    kept,
+                    OrderedBatches(len(validation), VALIDATION_BATCH_SIZE, share),
+                    options,
+                ),
                 ckpt_path=last if resume else None,
             )
     if not trainer.is_global_zero:
@@ -456,6 +465,7 @@ def train(network, sample, preprocessing, options, directory, resume=False, inpu
         "n_training": len(training),
         "n_validation": len(validation),
         "epochs": chosen["epoch"] + 1,
+        "wall_time_s": round(read_checkpoint(last)["wall_time_s"], 1),
         "metrics": {
             # JSON knows no NaN
             name: value if math.isfinite(value) else None
@@ -464,41 +474,59 @@ def train(network, sample, preprocessing, options, directory, resume=False, inpu
     }
 
 
-def _class_weights(network, sample, training, validation, options):
-    """Weights of background and signal in the cross-entropy.
+def _verify_numbers(network, sample, training, validation, options):
+    """Make sure that there are enough events of all kinds.
 
     Raises
     ------
     ValueError
-        If there are not enough events to train on.
+        If there are not.
     """
-    classes = np.bincount(
-        sample.is_signal[training][sample.classified[training]].astype(int), minlength=2
-    )
-    classifies = "particle_type" in network.options.tasks
-    for name, count in (
-        ("signal", sample.is_signal[training].sum()),
-        ("background", classes[0] if classifies else None),
-    ):
-        if count == 0:
-            raise ValueError(f"no {name} events to train on after the selection")
     if len(training) < options.batch_size or len(validation) == 0:
         raise ValueError(
             f"{len(training)} events to train on and {len(validation)} to validate with"
             f" are too few for a batch_size of {options.batch_size} and a"
             f" validation_fraction of {options.validation_fraction}"
         )
+    kinds = {"signal": sample.is_signal}
+    if "particle_type" in network.options.tasks:
+        kinds["background"] = sample.classified & ~sample.is_signal
+    for name, chosen in kinds.items():
+        for events, purpose in ((training, "train on"), (validation, "validate with")):
+            if not chosen[events].any():
+                raise ValueError(
+                    f"no {name} events to {purpose} after the selection, of"
+                    f" {chosen.sum()} in all; validation_fraction is"
+                    f" {options.validation_fraction}"
+                )
+
+
+def _class_weights(sample, training, options):
+    """Weights of background and signal in the cross-entropy."""
     if options.class_balance == "none":
         return np.ones(2)
+    classes = np.bincount(
+        sample.is_signal[training][sample.classified[training]].astype(int), minlength=2
+    )
     return classes.sum() / (2 * np.maximum(classes, 1))
+
+
+def _order(n_events, options, share, before):
+    """Order of the batches, from where a training before stopped."""
+    order = ShuffledBatches(n_events, options.batch_size, options.seed, share)
+    if before is not None:
+        order.skip(before["epoch"], before["n_steps"])
+        # processes that load batches want the first ones before Lightning tells the epoch
+        order.set_epoch(before["epoch"] + (before["n_steps"] == 0))
+    return order
 
 
 def _trainer(network, options, directory):
     """Lightning's trainer, which logs as CSV and for TensorBoard."""
     where = hardware(options)
-    log = CSVLogger(directory, name="log")
+    log = CSVLogger(directory, name=LOG)
     curves = TensorBoardLogger(
-        directory, name="log", version=log.version, default_hp_metric=False
+        directory, name=LOG, version=log.version, default_hp_metric=False
     )
     return lightning.Trainer(
         max_epochs=options.epochs,
@@ -548,14 +576,15 @@ class ResumableLoader(DataLoader):
         """Nothing to do."""
 
 
-def _workers(device):
-    """Processes that prepare batches; a CPU is busy with the network anyway."""
+def _loader(batches, order, options):
+    """Loader with processes that prepare batches, but on a CPU, which is busy anyway."""
     from .inference import select_device
 
-    if select_device(device).type == "cpu":
-        return {}
-    number = min(MOST_WORKERS, max(1, (os.cpu_count() or 1) - 1))
-    return {"num_workers": number, "persistent_workers": True, "pin_memory": True}
+    workers = {}
+    if select_device(options.device).type != "cpu":
+        number = min(MOST_WORKERS, max(1, (os.cpu_count() or 1) - 1))
+        workers = {"num_workers": number, "persistent_workers": True, "pin_memory": True}
+    return ResumableLoader(batches, sampler=order, batch_size=None, **workers)
 
 
 def hardware(options):

@@ -14,6 +14,7 @@ from .lstchain import is_lstchain
 __all__ = [
     "card_configuration",
     "git_revision",
+    "other_validation",
     "sources_of_training",
     "training_information",
 ]
@@ -93,6 +94,42 @@ def card_configuration(card):
     }
 
 
+def other_validation(card, sources, options):
+    """Why a model may have been trained on what is kept for validation.
+
+    Which showers are kept follows from all events that pass the selection, the seed and
+    the share. Files that the model has not seen may be shared out in any way.
+
+    Parameters
+    ----------
+    card : dict
+        Of the model.
+    sources : dict
+        As `sources_of_training` gives them, of the training to come.
+    options : ctapipe_gphysnet.training.TrainingOptions
+        Of the training to come.
+
+    Returns
+    -------
+    None or (str, object, object)
+        What was different in the training of the model, its value then and now.
+    """
+    from .resuming import first_difference
+
+    training = card.get("training", {})
+    files = [*(training.get("inputs") or []), *(training.get("regression_inputs") or [])]
+    if not any(
+        file in files for file in sources["inputs"] + sources["regression_inputs"]
+    ):
+        return None
+    shares = ("seed", "validation_fraction")
+    before = {name: training.get(name) for name in SOURCES}
+    before |= {name: training["options"].get(name) for name in shares}
+    now = {name: sources[name] for name in SOURCES}
+    now |= {name: options.recipe[name] for name in shares}
+    return first_difference(before, now)
+
+
 def training_information(sample, selection, sources, options, result, initial):
     """Parts of the card on training, validation and software.
 
@@ -140,6 +177,7 @@ def training_information(sample, selection, sources, options, result, initial):
             "epochs": result["epochs"],
             "image_presentations": result["epochs"] * steps * options.batch_size,
             "n_processes": result["n_processes"],
+            "wall_time_s": result["wall_time_s"],
             "options": options.recipe,
             "initial_model": initial,
         },

@@ -23,6 +23,7 @@ goes on. The report is DIR/report/index.html, the curves DIR/curves.png.
                            more gamma rays, for energy, direction and impact alone
   --test-gamma FILE        DL1 file of gamma rays of other showers
   --test-proton FILE       DL1 file of protons of other showers
+  --seeds N                trainings by each recipe, at least 2 (default: 3)
   --config CONFIG          goes behind those of every NAME; may be given several times
                            (default: recipes/small.yaml beside this script)
   --cuts NAME              of gphysnet-evaluate (default: low)
@@ -36,7 +37,7 @@ fail() {
 }
 
 here=$(cd "$(dirname "${BASH_SOURCE[0]}")" && pwd)
-output= test_gamma= test_proton= cuts=low
+output= test_gamma= test_proton= cuts=low seeds=3
 inputs=() configs=() recipes=()
 while (($#)); do
     option=$1
@@ -47,6 +48,7 @@ while (($#)); do
         --test-gamma) test_gamma=$1; shift ;;
         --test-proton) test_proton=$1; shift ;;
         --cuts) cuts=$1; shift ;;
+        --seeds) seeds=$1; shift ;;
         --config) configs+=("$1"); shift ;;
         --gamma | --proton)
             while (($#)) && [[ $1 != -* && $1 != *=* ]]; do
@@ -65,6 +67,9 @@ while (($#)); do
 done
 [[ -n $output && -n $test_gamma && -n $test_proton ]] ||
     fail "--output, --test-gamma and --test-proton are needed; see --help"
+((seeds > 1)) || fail "--seeds is $seeds; it must be 2 or more"
+[[ ${test_gamma##*/} != "${test_proton##*/}" ]] ||
+    fail "results are named by the test files, which are both ${test_gamma##*/}"
 ((${#inputs[@]})) || fail "no events to train on: give --gamma and --proton"
 ((${#recipes[@]})) || fail "no recipe: give NAME=CONFIG[,CONFIG...]"
 ((${#configs[@]})) || configs=("$here/recipes/small.yaml")
@@ -81,17 +86,19 @@ for recipe in "${recipes[@]}"; do
     if compgen -G "$output/${name}_seed*.training/last.ckpt" >/dev/null; then
         options+=(--resume)
     fi
-    gphysnet-train "${options[@]}" "${inputs[@]}" -o "$output/$name.safetensors"
+    gphysnet-train "${options[@]}" "${inputs[@]}" -o "$output/$name.safetensors" \
+        --n-seeds "$seeds"
     for model in "$output/${name}"_seed*.safetensors; do
         seed=${model##*_seed}
         seed=${seed%.safetensors}
         trainings+=("$name=${model%.safetensors}.training")
-        for events in "gamma=$test_gamma" "proton=$test_proton"; do
-            result=$output/${name}_seed$seed.${events%%=*}.dl2.h5
+        for events in "$test_gamma" "$test_proton"; do
+            file=${events##*/}
+            result=$output/${name}_seed$seed.${file%%.*}.dl2.h5
             results+=("$result")
-            [[ -e $result ]] || gphysnet-apply --input "${events#*=}" --output "$result" \
-                --model "$model" --prefix "${name}Seed$seed" --no-dl1-images \
-                --no-true-images
+            [[ $result -nt $events && $result -nt $model ]] || gphysnet-apply \
+                --input "$events" --output "$result" --model "$model" --overwrite \
+                --prefix "${name}Seed$seed" --no-dl1-images --no-true-images
         done
     done
 done

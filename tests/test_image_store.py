@@ -82,6 +82,14 @@ print((peak() - before) / images.nbytes)
     assert 0.9 < float(done.stdout) < 1.2
 
 
+def test_memory_that_cannot_be_had(monkeypatch):
+    """Where the system gives less than it says that there is."""
+    monkeypatch.setattr("ctapipe_gphysnet.image_store.available_memory", lambda: 1e17)
+    charge, peak_time = chunks((4,))[0]
+    with pytest.raises(ImageStoreError, match="100000000.0 GB .* --memory-limit"):
+        ImageStore(1e17).append(charge, peak_time, 1.0)
+
+
 def test_disk_that_is_too_small_is_told_before_it_is_full(tmp_path, monkeypatch):
     usage = type("Usage", (), {"free": 1000 * IMAGE_SIZE})
     monkeypatch.setattr("shutil.disk_usage", lambda folder: usage)

@@ -2,8 +2,10 @@ import json
 import os
 import resource
 import signal
+import time
 from contextlib import contextmanager
 from dataclasses import replace
+from functools import partial
 
 import numpy as np
 import pytest
@@ -76,13 +78,13 @@ def run(sample, tmp_path):
 
 @pytest.fixture
 def interrupted(monkeypatch):
-    """Context: something happens in the first step of an epoch."""
+    """Context: something happens in a step of an epoch, the first by default."""
     step = GammaPhysNetTraining.training_step
 
     @contextmanager
-    def interrupt(epoch, action):
+    def interrupt(epoch, action, step_number=0):
         def interrupted_step(self, batch, index):
-            if self.current_epoch == epoch and index == 0:
+            if self.current_epoch == epoch and index == step_number:
                 action()
             return step(self, batch, index)
 
@@ -219,17 +221,63 @@ def test_leftovers_are_removed(tmp_path):
     ("number", "name"), [(signal.SIGINT, "Ctrl-C"), (signal.SIGTERM, "SIGTERM")]
 )
 def test_stopped_by_a_signal(run, interrupted, tmp_path, number, name):
+    """In the first epoch, of which nothing is validated yet, and in the second."""
     handler = signal.getsignal(number)
+    expected, _ = run(tmp_path / "whole")
     for epoch in (0, 1):
         place = f"after step 1 of epoch {epoch + 1},"
         with interrupted(epoch, lambda: os.kill(os.getpid(), number)):
             with pytest.raises(TrainingStopped, match=f"{name} .* {place}") as e:
                 run()
-    assert e.value.exit_code == 128 + number
-    assert signal.getsignal(number) == handler
-    network, _ = run(resume=True)
+        assert e.value.exit_code == 128 + number
+        assert signal.getsignal(number) == handler
+        network, _ = run(resume=True)
+        assert_same(network, expected.state_dict())
+
+
+@pytest.mark.parametrize("step", [0, 2])
+def test_resumed_where_processes_load_the_batches(
+    run, interrupted, tmp_path, monkeypatch, step
+):
+    """They ask for the first batches before the epoch is told."""
     expected, _ = run(tmp_path / "whole")
+    loader = partial(training.ResumableLoader, batch_size=None, num_workers=1)
+
+    def with_worker(batches, order, _):
+        return loader(batches, sampler=order, persistent_workers=True)
+
+    monkeypatch.setattr(training, "_loader", with_worker)
+    action = fail if step == 0 else lambda: os.kill(os.getpid(), signal.SIGINT)
+    with interrupted(1, action, step), pytest.raises((RuntimeError, TrainingStopped)):
+        run()
+    network, _ = run(resume=True)
     assert_same(network, expected.state_dict())
+
+
+def test_stopped_in_the_last_validation(run, monkeypatch, tmp_path):
+    with monkeypatch.context() as patch:
+        press = lambda _: os.kill(os.getpid(), signal.SIGINT)  # noqa: E731
+        patch.setattr(GammaPhysNetTraining, "on_validation_start", press)
+        with pytest.raises(TrainingStopped, match="goes on after epoch 1,"):
+            run(epochs=1)
+    network, result = run(epochs=1, resume=True)
+    expected, _ = run(tmp_path / "whole", epochs=1)
+    assert_same(network, expected.state_dict())
+
+
+def test_time_and_logs_of_what_was_interrupted(run, interrupted, tmp_path):
+    folder = tmp_path / "training" / "log"
+    with interrupted(1, fail), pytest.raises(RuntimeError, match="failed"):
+        run()
+    before = read_checkpoint(tmp_path / "training" / "last.ckpt")["wall_time_s"]
+    start = time.monotonic()
+    result = run(resume=True)[1]
+    assert 0 < before < result["wall_time_s"] + 0.1
+    assert result["wall_time_s"] - before < time.monotonic() - start
+    assert [path.name for path in sorted(folder.iterdir())] == ["version_0", "version_1"]
+    assert run(resume=True)[1]["wall_time_s"] == result["wall_time_s"]
+    run()
+    assert [path.name for path in folder.iterdir()] == ["version_0"]
 
 
 def test_best_epoch_is_kept(run, aucs, recorded, interrupted, tmp_path):
@@ -353,6 +401,16 @@ def test_no_checkpoint_of_a_loss_that_is_not_finite(run, monkeypatch, tmp_path, 
 def test_too_few_events(run):
     with pytest.raises(ValueError, match="too few for a batch_size of 1000"):
         run(batch_size=1000)
+
+
+def test_one_of_a_kind_is_not_enough(sample, tmp_path):
+    """It is either for training or for validation."""
+    classified = sample.is_signal.copy()
+    classified[np.argmin(classified)] = True
+    events = replace(sample, classified=classified)
+    network = GammaPhysNet(sample.camera.lattice, NETWORK)
+    with pytest.raises(ValueError, match="no background events to .* of 1 in all"):
+        train(network, events, Preprocessing(), OPTIONS, tmp_path)
 
 
 def test_quantities_to_monitor():

@@ -20,7 +20,8 @@ def test_names_of_outputs():
 def test_index(small_model, tmp_path):
     outputs = {seed: tmp_path / f"{seed}.safetensors" for seed in (1, 2)}
     for path, auc in zip(outputs.values(), (0.75, None)):
-        card = {"validation": {"n_images": 5, "auc": auc}}
+        fitted = {"energy": {"pull_width": 1.0}}
+        card = {"validation": {"n_images": 5, "auc": auc, "uncertainty": fitted}}
         write_model(path, replace(small_model, information=card))
     write_index(tmp_path / "index.ecsv", outputs)
     table = Table.read(tmp_path / "index.ecsv")
@@ -28,6 +29,7 @@ def test_index(small_model, tmp_path):
     assert list(table["file"]) == ["1.safetensors", "2.safetensors"]
     identities = [read_model(path).identity for path in outputs.values()]
     assert list(table["identity"]) == identities
+    assert set(table.colnames) == {"seed", "file", "identity", "n_images", "auc"}
     assert table["auc"][0] == 0.75
     assert np.isnan(table["auc"][1])
     assert sorted(path.name for path in tmp_path.iterdir()) == [

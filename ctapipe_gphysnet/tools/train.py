@@ -1,7 +1,6 @@
 """gphysnet-train: train γ-PhysNet on simulated DL1 files."""
 
 import logging
-import time
 import warnings
 from dataclasses import fields, replace
 
@@ -22,7 +21,7 @@ from ..events import EventError, EventSelection, read_events, shower_numbers
 from ..files import remove_leftovers
 from ..image_store import ImageStore, ImageStoreError, available_memory
 from ..preprocessing import Preprocessing
-from ..resources import find_recipe, recipe_names
+from ..resources import MODEL_SUFFIX, find_recipe, recipe_names
 from ..seeds import (
     index_path,
     seed_outputs,
@@ -31,9 +30,14 @@ from ..seeds import (
     write_index,
 )
 from ..tasks import TASKS
-from ..training_card import git_revision, sources_of_training, training_information
+from ..training_card import (
+    git_revision,
+    other_validation,
+    sources_of_training,
+    training_information,
+)
 from .export import apply_models_command
-from .outputs import failures_of_writing, verify_output
+from .outputs import failures_of_writing, verify_inputs_and_output
 
 __all__ = ["TrainTool", "main"]
 
@@ -44,6 +48,7 @@ LIGHTNING_WARNINGS = (
     "The number of training batches",
     "Checkpoint directory .* exists",
 )
+RESUME = "Go on where a training was stopped, or after its last whole epoch"
 
 
 class RecipePath(PathTrait):
@@ -121,9 +126,7 @@ class TrainTool(Tool):
         ),
     ).tag(config=True)
     overwrite = Bool(False, help="Overwrite what is written").tag(config=True)
-    resume = Bool(
-        False, help="Go on from the last whole epoch of an interrupted training"
-    ).tag(config=True)
+    resume = Bool(False, help=RESUME).tag(config=True)
     initial_model = PathTrait(
         default_value=None,
         allow_none=True,
@@ -221,7 +224,9 @@ class TrainTool(Tool):
     validation_fraction = Float(0.1, help="Share of showers kept for validation").tag(
         config=True
     )
-    seed = Int(0, help="Seed of weights, split and order of the events").tag(config=True)
+    seed = Int(0, min=0, help="Seed of weights, split and order of the events").tag(
+        config=True
+    )
     n_seeds = Int(
         1,
         min=1,
@@ -320,7 +325,7 @@ class TrainTool(Tool):
         "overwrite": ({"TrainTool": {"overwrite": True}}, "Overwrite what is written"),
         "resume": (
             {"TrainTool": {"resume": True}},
-            "Go on from the last whole epoch of an interrupted training",
+            RESUME,
         ),
         "uncertainty": (
             {"TrainTool": {"uncertainty": True}},
@@ -343,6 +348,8 @@ class TrainTool(Tool):
         # now, for the checkout may change while the training runs
         self.git_revision = git_revision()
         self.sources = self._sources()
+        if self.initial_model is not None:
+            self._verify_initial()
         self.unfinished = self._unfinished()
 
     def _verify_arguments(self):
@@ -354,6 +361,10 @@ class TrainTool(Tool):
             raise ToolConfigurationError("no input: give DL1 files with --input")
         if self.output is None:
             raise ToolConfigurationError("no output: give a model file with --output")
+        if self.output.suffix != MODEL_SUFFIX:
+            raise ToolConfigurationError(
+                f"{self.output} is no name of a model file: it must end in {MODEL_SUFFIX}"
+            )
         if self.only_uncertainty and not (self.uncertainty and self.initial_model):
             raise ToolConfigurationError(
                 "only_uncertainty needs the option uncertainty, and a model file with"
@@ -362,8 +373,14 @@ class TrainTool(Tool):
         self.outputs = seed_outputs(
             self.output, range(self.seed, self.seed + self.n_seeds)
         )
+        inputs = [*self.inputs, *self.regression_inputs]
         for output in self.outputs.values():
-            verify_output(output, self.overwrite or self.n_seeds > 1)
+            verify_inputs_and_output(inputs, output, self.overwrite or self.n_seeds > 1)
+        if self.n_seeds > 1 and self.only_uncertainty:
+            raise ToolConfigurationError(
+                "only_uncertainty is for one model, not for n_seeds: the showers kept for"
+                " validation are those of one seed"
+            )
         if self.n_seeds > 1 and self.export_ctapipe is not None:
             raise ToolConfigurationError(
                 "export_ctapipe is for one model, not for n_seeds; choose one of them and"
@@ -440,6 +457,28 @@ class TrainTool(Tool):
         except ModelFileError as error:
             raise ToolConfigurationError(str(error)) from None
 
+    def _verify_initial(self):
+        """Make sure that the initial model does not know the showers for validation."""
+        from ..checkpoint import read_card
+
+        card = read_card(self.initial_model)
+        for seed in self.outputs:
+            options = replace(self.training_options, seed=seed)
+            difference = other_validation(card, self.sources, options)
+            if difference is None:
+                continue
+            name, old, new = difference
+            message = (
+                f"{self.initial_model} was trained on the same files with {name} {old},"
+                f" not {new}: it knows showers that are kept for validation now"
+            )
+            if self.uncertainty:
+                raise ToolConfigurationError(
+                    f"{message}, so that uncertainties would come out too small; give"
+                    " the options of its training, or files that it does not know"
+                )
+            self.log.warning("%s; validation will look too good", message)
+
     def _unfinished(self):
         """Seeds to train, and whether they go on from a checkpoint."""
         from ..resuming import configuration
@@ -495,15 +534,18 @@ class TrainTool(Tool):
             sample.camera.lattice, self.network_options, options.backend
         )
         start = self._load_initial(network, sample.camera)
-        began = time.monotonic()
         validation = sample.split(self.validation_fraction, seed)[1]
         if self.uncertainty:  # now, not after hours of training
             from ..uncertainty import verify_number
 
             verify_number(np.count_nonzero(sample.is_signal[validation]))
         if self.only_uncertainty:
-            result = {"n_processes": 1, "epochs": 0, "n_training": 0, "metrics": {}}
-            result["n_validation"] = len(validation)
+            result = {
+                **dict.fromkeys(("epochs", "n_training", "wall_time_s"), 0),
+                "n_processes": 1,
+                "n_validation": len(validation),
+                "metrics": {},
+            }
         else:
             result = train(
                 network,
@@ -523,7 +565,6 @@ class TrainTool(Tool):
                 sample, self.selection, self.sources, options, result, start
             ),
         }
-        information["training"]["wall_time_s"] = round(time.monotonic() - began, 1)
         information["software"]["git_revision"] = self.git_revision
         model = Model(network, sample.camera, self.preparation, information)
         if self.uncertainty:

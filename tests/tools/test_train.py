@@ -247,6 +247,27 @@ def test_uncertainty_alone_needs_a_model(sample_path, tmp_path):
         train(tmp_path / "model.safetensors", sample_path, "--only-uncertainty")
 
 
+def test_uncertainty_is_not_fitted_to_events_that_the_model_knows(
+    sample_path, tmp_path, capsys
+):
+    plain, later = tmp_path / "plain.safetensors", tmp_path / "later.safetensors"
+
+    def train_again(*arguments, output=later, seed=1, fraction=0.5):
+        shares = (f"--seed={seed}", f"--TrainTool.validation_fraction={fraction}")
+        train(output, sample_path, "--epochs=1", *shares, *arguments)
+
+    train_again(output=plain)
+    start = f"--initial-model={plain}"
+    with pytest.raises(Exception, match="same files with seed 1, not 2.* too small"):
+        train_again("--only-uncertainty", start, seed=2)
+    with pytest.raises(Exception, match="with validation_fraction 0.5, not 0.4"):
+        train_again("--uncertainty", start, fraction=0.4)
+    with pytest.raises(Exception, match="not for n_seeds"):
+        train_again("--only-uncertainty", "--n-seeds=2", start)
+    train_again(start, seed=2)
+    assert "knows showers that are kept for validation now" in capsys.readouterr().err
+
+
 def test_single_task(sample_path, tmp_path):
     output = tmp_path / "energy.safetensors"
     train(

@@ -2,6 +2,7 @@
 
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -221,10 +222,29 @@ def test_several_seeds(train, tmp_path, monkeypatch):
     assert not list(tmp_path.glob(".*"))
 
 
+def test_seeds_overwritten_and_resumed(train, tmp_path):
+    """Those of the configuration before are trained anew, the others are left."""
+    output = tmp_path / "model.safetensors"
+    options = ["--n-seeds=2", "--seed=5"]
+    train(output, *options, "--epochs=1")
+    first, second = (tmp_path / f"model_seed{seed}.safetensors" for seed in (5, 6))
+    one_epoch = second.read_bytes()
+    train(output, *options, "--epochs=2", "--overwrite")
+    before = first.stat()
+    second.write_bytes(one_epoch)
+    old = tmp_path / "old.safetensors"
+    train(old, "--seed=6", "--epochs=1")
+    shutil.copy(tmp_path / "old.training/last.ckpt", tmp_path / "model_seed6.training")
+    train(output, *options, "--epochs=2", "--overwrite", "--resume")
+    assert first.stat().st_mtime_ns == before.st_mtime_ns
+    assert read_card(second)["training"]["epochs"] == 2
+
+
 @pytest.mark.parametrize(
     ("argument", "message"),
     [
         ("--n-seeds=0", "n_seeds"),
+        ("--seed=-1", "seed"),
         ("--TrainTool.monitor=energy_68", "it can be .*auc, angle_68"),
         ("--TrainTool.patience=-1", "patience must be 0 or more"),
         ("--TrainTool.average_weights=1", "average_weights must be below 1"),
@@ -243,3 +263,14 @@ def test_pickles_are_of_one_model(train, tmp_path):
             "--n-seeds=2",
             f"--export-ctapipe={tmp_path / 'pickles'}",
         )
+
+
+def test_model_file_has_its_suffix(train, tmp_path):
+    """What comes after the last dot does not tell one training folder from another."""
+    with pytest.raises(Exception, match="lr0.001 is no name .* end in .safetensors"):
+        train(tmp_path / "lr0.001")
+
+
+def test_no_file_is_trained_on_twice(train, sample_path, tmp_path):
+    with pytest.raises(Exception, match="lst1_sample.dl1.h5 is given twice"):
+        train(tmp_path / "model.safetensors", f"--regression-input={sample_path}")
