@@ -16,6 +16,8 @@ import subprocess
 import sys
 import tempfile
 import time
+from contextlib import ExitStack
+from functools import partial
 from importlib.metadata import version
 from pathlib import Path
 
@@ -25,6 +27,7 @@ from astropy.table import Table
 from ctapipe.core import run_tool
 from ctapipe.instrument import SubarrayDescription
 from peers import InterpolatedNetwork
+from processes import training_in_processes
 from repeat import repeat_events
 
 from ctapipe_gphysnet.camera import CameraLayout
@@ -39,6 +42,7 @@ from ctapipe_gphysnet.tools.apply import ApplyTool
 SAMPLE = RESOURCES / "lst1_sample.dl1.h5"
 ROUNDS = 5
 SECONDS = 1.0  # of a round, at least
+BATCH = 64  # images, in training
 EXAMPLES = Path(__file__).parents[1] / "examples" / "lstchain"
 
 
@@ -176,11 +180,11 @@ def openvino_variant(network, images):
     return {"GammaLearn's form, OpenVINO, float32": call}
 
 
-def training_step(layout, options, backend, batch, compiled=False):
-    """One step of the optimiser on a batch."""
+def training_step(layout, options, backend, batch, wrap=lambda network: network):
+    """One step of the optimizer on a batch, of a network that is compiled, say."""
     network = GammaPhysNet(layout.lattice, options, backend).train()
     balance = MultiTaskLoss(options.tasks)
-    forward = torch.compile(network) if compiled else network
+    forward = wrap(network)
     optimizer = torch.optim.AdamW([*network.parameters(), *balance.parameters()])
     images = torch.randn(batch, 2, layout.lattice.n_pixels)
     truth = {
@@ -214,21 +218,37 @@ def networks(report, layout):
     report.add("network of one block a stage, batch of 64", rates, "images/s")
 
 
+def share_of_a_step(blocks, backend, batch, wrap):
+    """A process's share of a step, made in it."""
+    return training_step(camera(), NetworkOptions(blocks=blocks), backend, batch, wrap)
+
+
 def training(report, layout):
-    """Forward, backward and step of the optimiser."""
+    """Forward, backward and step of the optimizer."""
+    number = torch.get_num_threads()
     for name, blocks in (("full network", 9), ("network of one block a stage", 1)):
         options = NetworkOptions(blocks=blocks)
         steps = {
-            variant: training_step(layout, options, *backend)
-            for variant, backend in {
-                "ctapipe_gphysnet": ("pixels", 64),
-                "dense grid, torch.compile": ("dense", 64, True),
-                "dense grid, torch eager": ("dense", 64),
-                "IndexedConv": ("indexedconv", 64),
-            }.items()
+            variant: training_step(layout, options, backend, BATCH, *wrap)
+            for variant, backend, *wrap in (
+                ("ctapipe_gphysnet", "pixels"),
+                ("dense grid, torch.compile", "dense", torch.compile),
+                ("dense grid, torch eager", "dense"),
+                ("IndexedConv", "indexedconv"),
+            )
         }
-        name = f"training of the {name}, float32, batch of 64"
-        report.add(name, rounds(steps), "images/s")
+        with ExitStack() as stack:
+            for variant, backend in (
+                ("ctapipe_gphysnet", "pixels"),
+                ("IndexedConv", "indexedconv"),
+            ):
+                make = partial(share_of_a_step, blocks, backend, BATCH // number)
+                call = stack.enter_context(training_in_processes(make, number))
+                steps[f"{variant}, {number} processes"] = BATCH, call
+            rates = rounds(steps)
+        report.add(
+            f"training of the {name}, float32, batch of {BATCH}", rates, "images/s"
+        )
 
 
 def bulk(report, layout, kind, sizes):
