@@ -14,7 +14,7 @@ Train by several recipes, apply all models to test events, and evaluate them tog
 
 For every NAME the models DIR/NAME_seed1.safetensors ... are trained with the
 configurations in their order. What is complete is not made again; what was interrupted
-goes on. The report is DIR/report/index.html, the curves DIR/curves.png.
+goes on. The report is DIR/report/report.html, the curves DIR/curves.png.
 
   --output DIR             where all goes
   --gamma FILE...          DL1 files of simulated gamma rays to train on

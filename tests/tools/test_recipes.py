@@ -1,5 +1,7 @@
 """Configurations of training that come with the package."""
 
+from pathlib import Path
+
 import pytest
 import torch
 from ctapipe.core import ToolConfigurationError
@@ -14,6 +16,8 @@ from ctapipe_gphysnet.resources import find_recipe, recipe_names
 lightning = pytest.importorskip("lightning", reason="the extra train is not installed")
 
 pytestmark = pytest.mark.filterwarnings("ignore:::lightning")
+
+EXAMPLES = Path(__file__).parents[2] / "examples" / "recipes"
 
 TINY = [
     "--blocks=1",
@@ -100,12 +104,17 @@ def test_selections_of_the_papers(configured, name, intensity, others):
     assert tool.training_options.epochs == 25
 
 
-def test_best_is_what_the_tool_does_without(configured):
-    """But for the numbers that were chosen for the shipped model."""
-    tool = configured("--config=best")
-    assert tool.training_options.optimizer == "adamw"
-    assert tool.training_options.weight_decay == 0.01
-    criteria = [tuple(criterion) for criterion in tool.selection.quality_criteria]
+def test_steps_lead_from_the_paper_to_best(configured):
+    """Those of the examples, at the size at which they were compared."""
+    steps = ("transforms", "optimization", "turns", "states")
+    small = f"--config={EXAMPLES / 'small.yaml'}"
+    files = [f"--config={EXAMPLES / step}.yaml" for step in steps]
+    made = configured("--config=paper-2021", *files, small)
+    best = configured("--config=best", small)
+    assert made.training_options == best.training_options
+    assert made.network_options == best.network_options
+    assert made.preparation == best.preparation == Preprocessing()
+    criteria = [tuple(criterion) for criterion in best.selection.quality_criteria]
     assert criteria == EventSelection().quality_criteria
 
 
@@ -121,7 +130,7 @@ def test_later_ones_and_the_command_line_go_first(configured, tmp_path):
 def test_a_name_goes_before_a_file(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     (tmp_path / "best").write_text("")
-    assert find_recipe("best").read_text().startswith("# How the shipped model")
+    assert find_recipe("best").read_text().startswith("# What has been shown")
     assert find_recipe("./best") == "./best"
 
 
