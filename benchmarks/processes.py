@@ -11,7 +11,7 @@ from torch.nn.parallel import DistributedDataParallel
 
 @contextmanager
 def training_in_processes(make_step, number):
-    """A function that takes a step of the optimiser in several processes.
+    """A function that takes a step of the optimizer in several processes.
 
     Parameters
     ----------
@@ -36,6 +36,7 @@ def training_in_processes(make_step, number):
             target=_work, args=(there, make_step, rank, number, port), daemon=True
         )
         process.start()
+        there.close()  # so that the end of the process is the end of the pipe
         pipes.append(here)
         processes.append(process)
 

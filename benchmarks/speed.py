@@ -219,7 +219,7 @@ def networks(report, layout):
 
 
 def share_of_a_step(blocks, backend, batch, wrap):
-    """A process's share of a step, made in it."""
+    """A share of a step, made in its process: the camera need not be sent there."""
     return training_step(camera(), NetworkOptions(blocks=blocks), backend, batch, wrap)
 
 
@@ -242,9 +242,10 @@ def training(report, layout):
                 ("ctapipe_gphysnet", "pixels"),
                 ("IndexedConv", "indexedconv"),
             ):
-                make = partial(share_of_a_step, blocks, backend, BATCH // number)
+                share = BATCH // number
+                make = partial(share_of_a_step, blocks, backend, share)
                 call = stack.enter_context(training_in_processes(make, number))
-                steps[f"{variant}, {number} processes"] = BATCH, call
+                steps[f"{variant}, {number} processes"] = share * number, call
             rates = rounds(steps)
         report.add(
             f"training of the {name}, float32, batch of {BATCH}", rates, "images/s"

@@ -51,7 +51,10 @@ def shared_path():
 
     def find(name):
         if not (SHARED / name).exists():
-            pytest.skip(f"no {SHARED / name}, see GPHYSNET_SHARED_DATA")
+            pytest.skip(
+                f"needs {name} of the data that stay out of the repository; the variable"
+                f" GPHYSNET_SHARED_DATA names their folder, now {SHARED}"
+            )
         return SHARED / name
 
     return find

@@ -70,7 +70,10 @@ def test_bfloat16_is_close(small_model, lst_telescope, images):
     np.testing.assert_allclose(*results, atol=0.05)
 
 
-@pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device")
+@pytest.mark.skipif(
+    not torch.cuda.is_available(),
+    reason="compares a GPU with the CPU, and there is no CUDA device",
+)
 @pytest.mark.parametrize("precision", ["float32", "bfloat16"])
 def test_cuda_is_close_to_the_cpu(small_model, lst_telescope, images, precision):
     raw = []

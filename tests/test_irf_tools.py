@@ -37,7 +37,8 @@ pytestmark = pytest.mark.filterwarnings("ignore")
 
 # found, not imported, for the import takes seconds and the scripts do it
 needs_gammapy = pytest.mark.skipif(
-    importlib.util.find_spec("gammapy") is None, reason="the extra irf is not installed"
+    importlib.util.find_spec("gammapy") is None,
+    reason="gammapy, of the extra irf, is not installed",
 )
 
 #: For so few events: fewer bins, at energies where all of them have events, and fewer

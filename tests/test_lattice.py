@@ -250,7 +250,7 @@ def test_errors_name_the_camera():
 def test_irregular_grid():
     geometry = CameraGeometry.make_rectangular(4, 4)
     if not hasattr(geometry, "grid_type"):
-        pytest.skip("ctapipe before 0.29 knows no irregular grids")
+        pytest.skip("ctapipe before 0.29 has no irregular grids that could be refused")
     geometry.grid_type = type(geometry.grid_type).IRREGULAR
     with pytest.raises(LatticeError, match="irregular"):
         CameraLattice.from_geometry(geometry)

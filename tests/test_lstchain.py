@@ -448,7 +448,10 @@ def test_observed_run_of_the_example(apply, dl1_path, tmp_path):
 @pytest.mark.slow
 def test_pipeline_with_the_tools_of_lstchain(tmp_path):
     if "LSTCHAIN" not in os.environ:
-        pytest.skip("LSTCHAIN, the folder with the commands of lstchain, is not set")
+        pytest.skip(
+            "needs lstchain, in an environment of its own; LSTCHAIN names the folder of"
+            " its commands"
+        )
     command = [EXAMPLES / "pipeline.sh", tmp_path, "2000"]
     done = subprocess.run(command, check=True, capture_output=True, text=True)
     area = re.search(

@@ -1,5 +1,6 @@
 """Configurations of training that come with the package."""
 
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -116,6 +117,21 @@ def test_steps_lead_from_the_paper_to_best(configured):
     assert made.preparation == best.preparation == Preprocessing()
     criteria = [tuple(criterion) for criterion in best.selection.quality_criteria]
     assert criteria == EventSelection().quality_criteria
+
+
+@pytest.mark.parametrize(
+    ("name", "expected"),
+    [
+        ("no-attention", {"attention": "none"}),
+        ("squeeze-excitation", {"attention": "squeeze-excitation"}),
+        ("self-attention", {"attention": "self"}),
+        ("no-impact", {"tasks": ("energy", "direction", "particle_type")}),
+    ],
+)
+def test_ablations_change_one_thing(configured, name, expected):
+    best = configured("--config=best").network_options
+    tool = configured("--config=best", f"--config={EXAMPLES / name}.yaml")
+    assert tool.network_options == replace(best, **expected)
 
 
 def test_later_ones_and_the_command_line_go_first(configured, tmp_path):
