@@ -80,7 +80,8 @@ def test_paper_to_the_letter(configured, lst_lattice):
     assert options.balance_weight_decay == 1e-4
     assert options.class_balance == "none"
     assert options.label_smoothing == options.gradient_penalty == 0
-    assert options.gradient_clip == 0
+    assert options.gradient_clip == options.average_weights == options.patience == 0
+    assert (options.keep, options.precision) == ("last", "32-true")
     change = options.augmentation
     assert not change.turn
     assert change.night_sky == change.dead_pixels == change.charge_error == 0
@@ -123,8 +124,11 @@ def test_steps_lead_from_the_paper_to_best(configured):
     ("name", "expected"),
     [
         ("no-attention", {"attention": "none"}),
-        ("squeeze-excitation", {"attention": "squeeze-excitation"}),
-        ("self-attention", {"attention": "self"}),
+        (
+            "squeeze-excitation",
+            {"attention": "squeeze-excitation", "reduction_ratio": 4},
+        ),
+        ("self-attention", {"attention": "self", "reduction_ratio": 12}),
         ("no-impact", {"tasks": ("energy", "direction", "particle_type")}),
     ],
 )
@@ -181,12 +185,14 @@ def test_training_with_the_recipe_of_the_paper(train):
     ]
 
 
-def test_training_with_gradnorm_and_a_gradient_penalty(train):
+@pytest.mark.parametrize("penalty", [0.0, 0.1])
+def test_training_with_gradnorm_and_a_gradient_penalty(train, penalty):
+    """The penalty alone needs the convolutions of torch."""
     output, checkpoint = train(
         "--config=best",
         "--config=selection-high-cuts",
         "--TrainTool.balance=gradnorm",
-        "--TrainTool.gradient_penalty=0.1",
+        f"--TrainTool.gradient_penalty={penalty}",
         "--TrainTool.label_smoothing=0.1",
     )
     state = checkpoint["state_dict"]
