@@ -5,7 +5,7 @@ from dataclasses import dataclass, field
 import torch
 from torch import nn
 
-from .losses import MultiTaskLoss
+from .losses import MultiTaskLoss, mean_of_processes
 
 __all__ = ["BALANCES", "Balance", "FixedBalance", "GradNormBalance"]
 
@@ -151,8 +151,8 @@ class GradNormBalance(nn.Module):
             torch.autograd.grad(value, self._shared, retain_graph=True)[0].flatten()
             for value in values
         ]
-        norms = _mean_of_processes(torch.stack(gradients)).norm(dim=1)
-        rates = self._relative_rates(_mean_of_processes(values.detach().clone()))
+        norms = mean_of_processes(torch.stack(gradients)).norm(dim=1)
+        rates = self._relative_rates(mean_of_processes(values.detach().clone()))
         weighted = self.weights * norms
         target = (weighted.mean() * rates**self.alpha).detach()
         distance = (weighted - target).abs().sum()
@@ -173,11 +173,3 @@ class GradNormBalance(nn.Module):
         ratios = torch.ones_like(losses)
         ratios[known] = losses[known] / self.first_losses[known]
         return ratios / ratios.mean()
-
-
-def _mean_of_processes(tensor):
-    """Mean of a tensor over the processes that train together."""
-    if torch.distributed.is_available() and torch.distributed.is_initialized():
-        torch.distributed.all_reduce(tensor)
-        tensor /= torch.distributed.get_world_size()
-    return tensor

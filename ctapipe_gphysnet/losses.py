@@ -6,11 +6,19 @@ from torch.nn import functional
 
 from .tasks import TASKS
 
-__all__ = ["MultiTaskLoss", "gradient_penalty", "task_losses"]
+__all__ = ["MultiTaskLoss", "gradient_penalty", "mean_of_processes", "task_losses"]
+
+LEAST_NUMBER = 1e-6  # below one event in any number of processes
 
 
 def task_losses(
-    outputs, targets, is_signal, classified, class_weights=None, label_smoothing=0.0
+    outputs,
+    targets,
+    is_signal,
+    classified,
+    class_weights=None,
+    label_smoothing=0.0,
+    shared=False,
 ):
     """Mean loss of every task over the events that count for it.
 
@@ -32,6 +40,9 @@ def task_losses(
     label_smoothing : float
         Share of a label that goes to both classes alike (Szegedy et al. 2016,
         https://arxiv.org/abs/1512.00567), as torch has it.
+    shared : bool
+        Each of the processes that train together has a part of the batch. Then the mean
+        of their losses, and so of their gradients, is that of the whole batch.
 
     Returns
     -------
@@ -56,8 +67,17 @@ def task_losses(
             per_event = (output - target).abs().mean(dim=1)
             counts = is_signal
         counts = counts.to(per_event.dtype)
-        losses[name] = (per_event * counts).sum() / counts.sum().clamp(min=1)
+        number = mean_of_processes(counts.sum()) if shared else counts.sum()
+        losses[name] = (per_event * counts).sum() / number.clamp(min=LEAST_NUMBER)
     return losses
+
+
+def mean_of_processes(tensor):
+    """Mean of a tensor over the processes that train together, in its place."""
+    if torch.distributed.is_available() and torch.distributed.is_initialized():
+        torch.distributed.all_reduce(tensor)
+        tensor /= torch.distributed.get_world_size()
+    return tensor
 
 
 def gradient_penalty(loss, images):

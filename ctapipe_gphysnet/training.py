@@ -3,13 +3,16 @@
 import math
 import os
 import shutil
+import signal
 import time
 from dataclasses import asdict, dataclass
+from datetime import timedelta
 from pathlib import Path
 
 import lightning
 import numpy as np
 import torch
+from joblib import cpu_count
 from lightning.pytorch.callbacks import (
     EarlyStopping,
     LearningRateMonitor,
@@ -17,6 +20,7 @@ from lightning.pytorch.callbacks import (
 )
 from lightning.pytorch.loggers import CSVLogger, TensorBoardLogger
 from lightning.pytorch.plugins.environments import LightningEnvironment
+from lightning.pytorch.strategies import DDPStrategy
 from lightning.pytorch.utilities import rank_zero_only
 from torch.utils.data import DataLoader
 from torchmetrics.functional.classification import binary_auroc
@@ -43,11 +47,14 @@ __all__ = [
     "TrainingOptions",
     "hardware",
     "monitored_quantities",
+    "n_local_processes",
     "train",
 ]
 
 VALIDATION_BATCH_SIZE = 256
 MOST_WORKERS = 12
+# The first process reads all events before it starts the others, which then read them.
+LONGEST_READING = timedelta(days=1)
 LOG = "log"  # folder beside the checkpoints
 CLASS_BALANCES = ("weights", "none")
 # what is better of the metrics of a task
@@ -179,6 +186,11 @@ class TrainingOptions:
                 "gradient_penalty needs second derivatives, which torch.compile does not"
                 " have; train without compile"
             )
+        if self.compile and self.balance.name == "gradnorm":
+            raise ValueError(
+                "gradnorm needs the gradients of single tasks, which torch.compile does"
+                " not have; train without compile"
+            )
 
     def _verify_running(self):
         for name in ("gradient_clip", "average_weights", "patience"):
@@ -252,6 +264,7 @@ class GammaPhysNetTraining(lightning.LightningModule):
             batch["classified"],
             self.class_weights,
             self.options.label_smoothing,
+            shared=True,
         )
 
     def training_step(self, batch, _):
@@ -482,22 +495,26 @@ def _verify_numbers(network, sample, training, validation, options):
     ValueError
         If there are not.
     """
-    if len(training) < options.batch_size or len(validation) == 0:
+    n_processes = n_local_processes(options) * options.nodes
+    if len(training) < options.batch_size or len(validation) < n_processes:
         raise ValueError(
             f"{len(training)} events to train on and {len(validation)} to validate with"
-            f" are too few for a batch_size of {options.batch_size} and a"
-            f" validation_fraction of {options.validation_fraction}"
+            f" are too few for a batch_size of {options.batch_size}, a"
+            f" validation_fraction of {options.validation_fraction} and {n_processes}"
+            " processes; give more with --input"
         )
     kinds = {"signal": sample.is_signal}
     if "particle_type" in network.options.tasks:
         kinds["background"] = sample.classified & ~sample.is_signal
+        kinds["signal to classify"] = sample.classified & sample.is_signal
     for name, chosen in kinds.items():
         for events, purpose in ((training, "train on"), (validation, "validate with")):
             if not chosen[events].any():
                 raise ValueError(
                     f"no {name} events to {purpose} after the selection, of"
-                    f" {chosen.sum()} in all; validation_fraction is"
-                    f" {options.validation_fraction}"
+                    f" {chosen.sum()} in all, with a validation_fraction of"
+                    f" {options.validation_fraction}; give files that have them with"
+                    " --input, or loosen the quality_criteria"
                 )
 
 
@@ -576,15 +593,34 @@ class ResumableLoader(DataLoader):
         """Nothing to do."""
 
 
+def ignore_interrupts(worker):
+    """Leave it to the training what Ctrl-C means, which all processes hear."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+
+
 def _loader(batches, order, options):
-    """Loader with processes that prepare batches, but on a CPU, which is busy anyway."""
+    """Loader with processes that prepare batches, but on a CPU, which is busy anyway.
+
+    The processes that train on this machine share its cores.
+    """
     from .inference import select_device
 
     workers = {}
     if select_device(options.device).type != "cpu":
-        number = min(MOST_WORKERS, max(1, (os.cpu_count() or 1) - 1))
-        workers = {"num_workers": number, "persistent_workers": True, "pin_memory": True}
+        n_local = n_local_processes(options)
+        workers = {
+            "num_workers": min(MOST_WORKERS, max(1, cpu_count() // n_local - 1)),
+            "worker_init_fn": ignore_interrupts,
+            "persistent_workers": True,
+            "pin_memory": True,
+        }
     return ResumableLoader(batches, sampler=order, batch_size=None, **workers)
+
+
+def n_local_processes(options):
+    """Number of processes that train on one machine."""
+    devices = hardware(options)["devices"]
+    return devices if isinstance(devices, int) else len(devices)
 
 
 def hardware(options):
@@ -609,25 +645,33 @@ def hardware(options):
 
     device = select_device(options.device)
     devices = options.devices or 1
+    if device.index is not None and devices > 1:
+        raise ValueError(
+            f"device {options.device} is one GPU, but devices is {devices}; for several"
+            " give the device cuda"
+        )
     arguments = {"accelerator": "cpu", "devices": devices}
     if device.type != "cpu":
         if options.devices is None and device.index is None:
             devices = torch.cuda.device_count()
         chosen = devices if device.index is None else [device.index]
         arguments = {"accelerator": "gpu", "devices": chosen}
-    if options.batch_size % (devices * options.nodes):
+    n_processes = devices * options.nodes
+    if options.batch_size % n_processes:
         raise ValueError(
             f"a batch of {options.batch_size} images cannot be shared evenly by"
             f" {devices} devices on {options.nodes} machines"
         )
     started = int(os.environ.get("SLURM_NTASKS", os.environ.get("WORLD_SIZE", 1)))
-    if options.nodes > 1 and started != devices * options.nodes:
+    if options.nodes > 1 and started != n_processes:
         raise ValueError(
             f"training on {options.nodes} machines with {devices} devices each needs"
-            f" {devices * options.nodes} processes, not {started}; start them with srun"
+            f" {n_processes} processes, not {started}; start them with srun"
             f" --nodes={options.nodes} --ntasks-per-node={devices} gphysnet-train ..."
         )
     if options.nodes == 1 and started == 1:
         # in a job of Slurm with one task Lightning would wait for others to be started
         arguments["plugins"] = [LightningEnvironment()]
+    if n_processes > 1:
+        arguments["strategy"] = DDPStrategy(timeout=LONGEST_READING)
     return {**arguments, "num_nodes": options.nodes}

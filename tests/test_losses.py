@@ -60,6 +60,34 @@ def test_a_batch_without_signal_gives_zero(batch):
     assert float(losses["particle_type"]) > 0
 
 
+def losses_of_a_part(rank, folder, batch):
+    """A process with every second event; writes gradient and losses, which it means."""
+    store = torch.distributed.FileStore(str(folder / "store"), 2)
+    torch.distributed.init_process_group("gloo", store=store, rank=rank, world_size=2)
+    outputs, targets, signal, classified = batch
+    part = {
+        name: value[rank::2].clone().requires_grad_() for name, value in outputs.items()
+    }
+    truth = {name: value[rank::2] for name, value in targets.items()}
+    losses = task_losses(part, truth, signal[rank::2], classified[rank::2], shared=True)
+    sum(losses.values()).backward()
+    found = {name: value.grad / 2 for name, value in part.items()}  # mean of processes
+    torch.save(found, folder / f"{rank}.pt")
+    torch.distributed.destroy_process_group()
+
+
+def test_processes_have_the_gradients_of_the_whole_batch(batch, tmp_path):
+    """One of them has two events of the signal, the other one."""
+    outputs, targets, signal, classified = batch
+    assert signal[::2].sum() != signal[1::2].sum()
+    torch.multiprocessing.spawn(losses_of_a_part, (tmp_path, batch), nprocs=2)
+    whole = {name: value.clone().requires_grad_() for name, value in outputs.items()}
+    sum(task_losses(whole, targets, signal, classified).values()).backward()
+    for rank in range(2):
+        for name, gradient in torch.load(tmp_path / f"{rank}.pt").items():
+            torch.testing.assert_close(gradient, whole[name].grad[rank::2])
+
+
 def test_balance_finds_the_analytic_optimum():
     # 2 exp(-s) L + s is least at s = log(2 L), 0.5 exp(-s) L + s at log(L / 2)
     balance = MultiTaskLoss(["energy", "particle_type"])

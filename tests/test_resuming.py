@@ -1,4 +1,5 @@
 import json
+import multiprocessing
 import os
 import resource
 import signal
@@ -244,10 +245,22 @@ def test_resumed_where_processes_load_the_batches(
     loader = partial(training.ResumableLoader, batch_size=None, num_workers=1)
 
     def with_worker(batches, order, _):
-        return loader(batches, sampler=order, persistent_workers=True)
+        return loader(
+            batches,
+            sampler=order,
+            persistent_workers=True,
+            worker_init_fn=training.ignore_interrupts,
+        )
+
+    def press():
+        """As a terminal has it: all processes get the signal."""
+        workers = [worker.pid for worker in multiprocessing.active_children()]
+        assert workers
+        for pid in [*workers, os.getpid()]:
+            os.kill(pid, signal.SIGINT)
 
     monkeypatch.setattr(training, "_loader", with_worker)
-    action = fail if step == 0 else lambda: os.kill(os.getpid(), signal.SIGINT)
+    action = fail if step == 0 else press
     with interrupted(1, action, step), pytest.raises((RuntimeError, TrainingStopped)):
         run()
     network, _ = run(resume=True)
@@ -413,6 +426,14 @@ def test_one_of_a_kind_is_not_enough(sample, tmp_path):
     events = replace(sample, classified=classified)
     network = GammaPhysNet(sample.camera.lattice, NETWORK)
     with pytest.raises(ValueError, match="no background events to .* of 1 in all"):
+        train(network, events, Preprocessing(), OPTIONS, tmp_path)
+
+
+def test_signal_for_the_regressions_alone_is_not_enough(sample, tmp_path):
+    events = replace(sample, classified=~sample.is_signal)
+    network = GammaPhysNet(sample.camera.lattice, NETWORK)
+    message = "no signal to classify events to train on .* of 0 in all.*--input"
+    with pytest.raises(ValueError, match=message):
         train(network, events, Preprocessing(), OPTIONS, tmp_path)
 
 

@@ -4,6 +4,7 @@ import torch
 
 pytest.importorskip("lightning", reason="the extra train is not installed")
 
+from ctapipe_gphysnet import inference  # noqa: E402
 from ctapipe_gphysnet.balance import Balance  # noqa: E402
 from ctapipe_gphysnet.training import (  # noqa: E402
     TrainingOptions,
@@ -62,10 +63,11 @@ def test_metrics_against_their_definitions():
         {"gradient_penalty": -1.0},
         {"gradient_penalty": float("nan")},
         {"gradient_penalty": 1.0, "compile": True},
+        {"balance": Balance("gradnorm"), "compile": True},
     ],
 )
 def test_bad_options_are_named(option):
-    with pytest.raises(ValueError, match=next(iter(option))):
+    with pytest.raises(ValueError, match=next(iter(option)) + "|gradnorm"):
         TrainingOptions(**option)
 
 
@@ -77,6 +79,13 @@ def test_who_needs_second_derivatives():
 def test_batch_that_cannot_be_shared():
     with pytest.raises(ValueError, match="a batch of 64 .* 3 devices on 1 machine"):
         hardware(TrainingOptions(device="cpu", devices=3))
+
+
+def test_one_gpu_is_not_several(monkeypatch):
+    monkeypatch.setattr(inference, "select_device", torch.device)
+    assert hardware(TrainingOptions(device="cuda:1"))["devices"] == [1]
+    with pytest.raises(ValueError, match="cuda:1 is one GPU, but devices is 2"):
+        hardware(TrainingOptions(device="cuda:1", devices=2))
 
 
 def test_machines_need_processes(monkeypatch):
