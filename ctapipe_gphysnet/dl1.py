@@ -225,7 +225,7 @@ class Reading:
         if isinstance(error, (*errors, ValueError)) and not isinstance(error, DL1Error):
             raise DL1Error(
                 f"{self._path}: cannot be read as a DL1 file of {self._maker}:"
-                f" {reason(error)}"
+                f" {reason(error)}. It may be damaged: make it again"
             ) from error
 
 

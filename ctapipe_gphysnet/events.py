@@ -202,13 +202,16 @@ def read_events(
     tasks,
     regression_paths=(),
     camera=None,
+    telescopes=None,
+    focal_length_choice=FocalLengthKind.EFFECTIVE,
     store=None,
     progress=True,
 ):
     """Read and select the images of simulated DL1 files.
 
     Telescopes whose camera is that of the first telescope found (or ``camera``) are
-    pooled; others are left out, with a warning.
+    pooled; others are left out, with a warning. Pixels and directions are those of that
+    camera, also of telescopes whose focal length is a little different.
 
     Parameters
     ----------
@@ -222,6 +225,11 @@ def read_events(
         More files, whose events are not to learn the particle type from.
     camera : CameraLayout, optional
         The camera to read.
+    telescopes : sequence of int or str, optional
+        Numbers or types (as ``LST_LST_LSTCam``) of the telescopes to read, by default
+        all.
+    focal_length_choice : ctapipe.instrument.FocalLengthKind
+        As of ctapipe's `TableLoader`.
     store : ImageStore, optional
         Where the images go; by default one with its default options. It has to stay
         open as long as the images are used.
@@ -249,13 +257,18 @@ def read_events(
     shares = np.append(0, np.cumsum(sizes)) / max(1, sizes.sum())
     parts = []
     for (path, classify), before, after in zip(files, shares, shares[1:]):
-        with _open(path) as file:
-            camera, matches = _matching_telescopes(file.subarray, path, camera, selection)
+        with _open(path, focal_length_choice) as file:
+            wanted = _wanted(file.subarray, path, telescopes)
+            camera, matches = _matching_telescopes(
+                file.subarray, wanted, path, camera, selection
+            )
             for chunk, share in _chunks(file, path, list(matches), progress):
                 events = _selected(chunk, path, selection, tasks)
-                for part, images in _with_images(events, matches):
-                    store.append(*images, before + (after - before) * share)
-                    parts.append(_targets_and_truth(part, path, tasks, classify))
+                for part, match in _by_camera(events, matches):
+                    store.append(*_images(part, match), before + (after - before) * share)
+                    rows = _targets_and_truth(part, path, tasks, match)
+                    rows["classified"] = classify
+                    parts.append(rows)
     if not parts:
         raise EventError(
             f"no event passes the selection in {[str(path) for path, _ in files]}; how"
@@ -292,14 +305,18 @@ def _chunks(file, path, tel_ids, progress):
     _give_back_memory()
 
 
-def _with_images(events, matches):
-    """Events of each kind of camera, with charge and peak time in the order of pixels."""
+def _by_camera(events, matches):
+    """Events of each kind of camera, with its match."""
     for match in {id(match): match for match in matches.values()}.values():
         same = [matches[tel_id] is match for tel_id in events["tel_id"]]
         if any(same):
-            part = events[same]
-            names = ("image", "peak_time")
-            yield part, [np.asarray(part[name])[:, match.permutation] for name in names]
+            yield events[same], match
+
+
+def _images(events, match):
+    """Charge and peak time in the order of the pixels of the camera to train."""
+    names = ("image", "peak_time")
+    return [np.asarray(events[name])[:, match.permutation] for name in names]
 
 
 def _give_back_memory():
@@ -349,11 +366,11 @@ def _verify(path):
             )
 
 
-def _open(path):
+def _open(path, focal_length_choice):
     with _opening(path):
         if is_lstchain(path):
-            return LstchainFile(path, FocalLengthKind.EFFECTIVE)
-        return TableLoader(path)
+            return LstchainFile(path, focal_length_choice)
+        return TableLoader(path, focal_length_choice=focal_length_choice)
 
 
 def _tables(file, path, tel_ids):
@@ -384,12 +401,28 @@ def _tables_of_ctapipe(file, tel_ids):
         yield chunk.data
 
 
-def _matching_telescopes(subarray, path, camera, selection):
+def _wanted(subarray, path, telescopes):
+    """Numbers of the telescopes to read."""
+    if not telescopes:
+        return set(subarray.tel_ids)
+    try:
+        return set(subarray.get_tel_ids(telescopes))
+    except ValueError as error:
+        known = ", ".join(f"{t} ({subarray.tel[t]})" for t in subarray.tel_ids)
+        raise EventError(
+            f"{path}: {error} Telescopes asked for are {telescopes}, there are {known}"
+        ) from None
+
+
+def _matching_telescopes(subarray, wanted, path, camera, selection):
     """The camera, and the match of every telescope that has it."""
     matches = {}
     reasons = []
     types = {subarray.get_tel_ids_for_type(t): t for t in subarray.telescope_types}
     for tel_ids, telescope in sorted(types.items()):
+        tel_ids = sorted(wanted.intersection(tel_ids))
+        if not tel_ids:
+            continue
         try:
             layout = CameraLayout.from_telescope(telescope)
             camera = camera or layout
@@ -401,7 +434,9 @@ def _matching_telescopes(subarray, path, camera, selection):
         matches.update(dict.fromkeys(tel_ids, match))
     if not matches:
         raise EventError(
-            f"{path}: no telescope with the camera to train; {'; '.join(reasons)}"
+            f"{path}: no telescope has the camera to train, which is that of the first"
+            f" file or of the initial model; train each camera on its own:"
+            f" {'; '.join(reasons)}"
         )
     for text in reasons:
         selection.log.warning("%s: left out, of another camera: %s", path, text)
@@ -464,8 +499,9 @@ def _remedy(column):
     )
 
 
-def _targets_and_truth(events, path, tasks, classify):
+def _targets_and_truth(events, path, tasks, match):
     """What is kept of events beside their images, a structured array."""
+    _verify_values(events, path, tasks)
     columns = {
         name: np.asarray(events[name])
         if unit is None
@@ -473,12 +509,31 @@ def _targets_and_truth(events, path, tasks, classify):
         for name, unit in TRUTH.items()
     }
     columns.update({task: _target(TASKS[task], events, path) for task in tasks})
-    columns["classified"] = np.full(len(events), classify)
+    if "direction" in columns:  # as on the camera to train
+        columns["direction"] /= np.float32(match.angle_scale)
+    columns["classified"] = np.zeros(len(events), dtype=bool)
     dtype = [(name, value.dtype, value.shape[1:]) for name, value in columns.items()]
     rows = np.empty(len(events), dtype)
     for name, value in columns.items():
         rows[name] = value
     return rows
+
+
+def _verify_values(events, path, tasks):
+    """Raise where a number is missing that the targets or the card are made from."""
+    needed = {*TRUTH, *(column for task in tasks for column in TASKS[task].columns)}
+    for name in sorted(needed):
+        column = events[name]
+        # the table loader masks what it does not find in the table of another event
+        missing = getattr(column, "mask", False)
+        values = np.asarray(getattr(column, "unmasked", column))
+        bad = np.flatnonzero(missing | ~np.isfinite(values))
+        if len(bad):
+            event = events[int(bad[0])]
+            raise EventError(
+                f"{path}: event {event['event_id']} of obs {event['obs_id']} has no"
+                f" {name}: it is {event[name]}. Make the file again, or leave it out"
+            )
 
 
 def _target(task, events, path):

@@ -7,6 +7,7 @@ from importlib.metadata import version
 from pathlib import Path
 
 import numpy as np
+from ctapipe.instrument import FocalLengthKind
 from ctapipe.io.metadata import read_reference_metadata
 
 from .lstchain import is_lstchain
@@ -19,12 +20,20 @@ __all__ = [
     "training_information",
 ]
 
-# what the card has in common with `sources_of_training`
-SOURCES = ("inputs", "regression_inputs", "quality_criteria")
+# of `sources_of_training`, what decides which events there are; the card has it, too
+SOURCES = ("inputs", "regression_inputs", "quality_criteria", "allowed_tels")
+EFFECTIVE = FocalLengthKind.EFFECTIVE.name  # also of cards that do not tell
 SOFTWARE = ("ctapipe_gphysnet", "ctapipe", "torch", "lightning", "numpy")
 
 
-def sources_of_training(inputs, regression_inputs, quality_criteria, initial_model):
+def sources_of_training(
+    inputs,
+    regression_inputs,
+    quality_criteria,
+    initial_model,
+    allowed_tels=None,
+    focal_length_choice=EFFECTIVE,
+):
     """What a training has to have in common with one that it goes on with.
 
     Parameters
@@ -34,6 +43,10 @@ def sources_of_training(inputs, regression_inputs, quality_criteria, initial_mod
     quality_criteria : sequence of (str, str)
     initial_model : path-like or None
         Model file to start from.
+    allowed_tels : sequence of int or str, optional
+        Telescopes to train on.
+    focal_length_choice : str
+        Name of a `ctapipe.instrument.FocalLengthKind`.
 
     Returns
     -------
@@ -52,6 +65,8 @@ def sources_of_training(inputs, regression_inputs, quality_criteria, initial_mod
         "inputs": [_identity(path) for path in inputs],
         "regression_inputs": [_identity(path) for path in regression_inputs],
         "quality_criteria": [list(pair) for pair in quality_criteria],
+        "allowed_tels": list(allowed_tels) if allowed_tels else None,
+        "focal_length_choice": focal_length_choice,
         "initial_model": initial,
     }
 
@@ -90,6 +105,7 @@ def card_configuration(card):
         "network": card["network"],
         "preprocessing": card["preprocessing"],
         **{name: training.get(name) for name in SOURCES},
+        "focal_length_choice": training.get("focal_length_choice", EFFECTIVE),
         "initial_model": (training.get("initial_model") or {}).get("identity"),
     }
 
@@ -164,6 +180,7 @@ def training_information(sample, selection, sources, options, result, initial):
         "created": datetime.now(UTC).isoformat(timespec="seconds"),
         "training": {
             **{name: sources[name] for name in SOURCES},
+            "focal_length_choice": sources["focal_length_choice"],
             "selection": _selection_counts(selection),
             "n_images": result["n_training"],
             "images_by_primary_id": {

@@ -3,6 +3,7 @@ import shutil
 import numpy as np
 import pytest
 import tables
+from ctapipe.instrument import FocalLengthKind
 from ctapipe.io import TableLoader
 
 from ctapipe_gphysnet.events import (
@@ -223,8 +224,64 @@ def test_truth_that_is_nan(copy):
     with tables.open_file(copy, "a") as file:
         energy = file.root.simulation.event.subarray.shower.cols.true_energy
         energy[:] = np.full(len(energy), np.nan)
-    with pytest.raises(EventError, match="copy.*no finite energy: true_energy = nan"):
+    with pytest.raises(EventError, match="copy.*has no true_energy: it is nan"):
         read([copy])
+
+
+def test_pointing_that_is_missing_for_one_run(copy):
+    with tables.open_file(copy, "a") as file:
+        pointing = file.root.configuration.telescope.pointing.tel_001
+        gone = int(pointing.cols.obs_id[0])
+        pointing.remove_rows(0, 1)
+    message = f"copy.*event .* of obs {gone} has no pointing_alt"
+    with pytest.raises(EventError, match=message):
+        read([copy])
+
+
+def test_direction_of_another_focal_length(copy, sample_path):
+    """Equal places in the focal plane mean equal targets, of the first file's camera."""
+    with tables.open_file(copy, "a") as file:
+        optics = file.root.configuration.instrument.telescope.optics
+        ours = float(optics.cols.effective_focal_length[0])
+        optics.cols.effective_focal_length[0] = 28.5
+        optics.flush()
+    both = read([sample_path, copy])
+    half = len(both) // 2
+    offset = both.targets["direction"]
+    np.testing.assert_array_equal(both.charge[:half], both.charge[half:])
+    np.testing.assert_allclose(offset[half:] * ours, offset[:half] * 28.5, rtol=1e-5)
+    assert not np.allclose(offset[:half], offset[half:], rtol=1e-2)
+
+
+@pytest.mark.parametrize("telescopes", [[3], ["LST_LST_LSTCam", 3]])
+def test_telescopes_can_be_chosen(simulated_array_path, telescopes):
+    chosen = read([simulated_array_path], telescopes=telescopes)
+    assert set(chosen.truth["tel_id"]) == ({3} if telescopes == [3] else {1, 3})
+
+
+def test_telescope_chooses_the_camera(simulated_array_path):
+    """The last one has other optics, and would be left out beside the first."""
+    chosen = read([simulated_array_path], telescopes=[7])
+    assert set(chosen.truth["tel_id"]) == {7}
+
+
+def test_unknown_telescopes(sample_path):
+    message = r"sample.*not in subarray. Telescopes asked for are \[7\], there are 1 "
+    with pytest.raises(EventError, match=message):
+        read([sample_path], telescopes=[7])
+
+
+def test_focal_length_that_is_unknown(copy):
+    with tables.open_file(copy, "a") as file:
+        optics = file.root.configuration.instrument.telescope.optics
+        optics.cols.effective_focal_length[0] = np.nan
+        optics.flush()
+    with pytest.raises(EventError, match="copy.*focal_length_choice"):
+        read([copy])
+    sample = read([copy], focal_length_choice=FocalLengthKind.EQUIVALENT)
+    assert sample.camera.focal_length == 28
+    offset = sample.targets["direction"][sample.is_signal]
+    np.testing.assert_allclose(np.hypot(*offset.T), 0.4, atol=1e-3)
 
 
 def test_truncated_file(copy):
@@ -246,5 +303,5 @@ def test_camera_of_another_model(sample, sample_path):
     from dataclasses import replace
 
     camera = replace(sample.camera, focal_length=16.0)
-    with pytest.raises(EventError, match="no telescope with the camera.*focal_length"):
+    with pytest.raises(EventError, match="no telescope has the camera.*focal_length"):
         read([sample_path], camera=camera)

@@ -14,8 +14,11 @@ from ctapipe.core.traits import (
     Int,
     List,
     Unicode,
+    UseEnum,
 )
 from ctapipe.core.traits import Path as PathTrait
+from ctapipe.instrument import FocalLengthKind
+from traitlets import Union
 
 from ..events import EventError, EventSelection, read_events, shower_numbers
 from ..files import remove_leftovers
@@ -91,6 +94,18 @@ class TrainTool(Tool):
             "DL1 files to learn energy, direction and impact from, but not the particle"
             " type: gamma rays of another spectrum than in the other files"
         ),
+    ).tag(config=True)
+    allowed_tels = List(
+        Union([Int(), Unicode()]),
+        help=(
+            "Telescopes to train on, by their numbers or types such as LST_LST_LSTCam; by"
+            " default all that have the camera of the first one"
+        ),
+    ).tag(config=True)
+    focal_length_choice = UseEnum(
+        FocalLengthKind,
+        default_value=FocalLengthKind.EFFECTIVE,
+        help="See the option of the same name of ctapipe's HDF5EventSource",
     ).tag(config=True)
     output = PathTrait(
         default_value=None,
@@ -302,6 +317,8 @@ class TrainTool(Tool):
         ("c", "config"): "TrainTool.config_files",
         ("i", "input"): "TrainTool.inputs",
         "regression-input": "TrainTool.regression_inputs",
+        "allowed-tels": "TrainTool.allowed_tels",
+        "focal-length-choice": "TrainTool.focal_length_choice",
         ("o", "output"): "TrainTool.output",
         "memory-limit": "TrainTool.memory_limit",
         "image-folder": "TrainTool.image_folder",
@@ -348,8 +365,7 @@ class TrainTool(Tool):
         # now, for the checkout may change while the training runs
         self.git_revision = git_revision()
         self.sources = self._sources()
-        if self.initial_model is not None:
-            self._verify_initial()
+        self.initial = self._read_initial()
         self.unfinished = self._unfinished()
 
     def _verify_arguments(self):
@@ -404,7 +420,7 @@ class TrainTool(Tool):
         from ..inference import select_device
         from ..network.model import NetworkOptions
         from ..pickled import pickle_paths
-        from ..training import TrainingOptions, hardware
+        from ..training import TrainingOptions, n_local_processes
 
         try:
             if self.export_ctapipe is not None:  # now, not after hours of training
@@ -419,10 +435,9 @@ class TrainTool(Tool):
                 augmentation=self._options(Augmentation, turn=self.turn_images),
             )
             self.training_options.balance.verify(self.tasks)
-            devices = hardware(self.training_options)["devices"]
+            self.n_local = n_local_processes(self.training_options)
         except (TypeError, ValueError, FileExistsError) as error:
             raise ToolConfigurationError(str(error)) from None
-        self.n_local = devices if isinstance(devices, int) else len(devices)
 
     def _options(self, cls, **others):
         """Options of a dataclass: the traits of their names, but for these others."""
@@ -453,15 +468,38 @@ class TrainTool(Tool):
                 self.regression_inputs,
                 self.selection.quality_criteria,
                 self.initial_model,
+                self.allowed_tels,
+                self.focal_length_choice.name,
             )
         except ModelFileError as error:
             raise ToolConfigurationError(str(error)) from None
 
-    def _verify_initial(self):
-        """Make sure that the initial model does not know the showers for validation."""
-        from ..checkpoint import read_card
+    def _read_initial(self):
+        """The model to start from, None without one."""
+        from ..checkpoint import ModelFileError, read_card, read_model
 
-        card = read_card(self.initial_model)
+        if self.initial_model is None:
+            return None
+        try:
+            initial = read_model(self.initial_model)
+        except ModelFileError as error:
+            raise ToolConfigurationError(str(error)) from None
+        options = initial.network.options
+        if self.uncertainty:
+            options = replace(options, uncertainty=True)
+        for what, ours, theirs in (
+            ("network", self.network_options, options),
+            ("preprocessing", self.preparation, initial.preprocessing),
+        ):
+            if ours != theirs:
+                raise ToolConfigurationError(
+                    f"{self.initial_model}: its {what} is {theirs}, asked for is {ours}"
+                )
+        self._verify_validation(read_card(self.initial_model))
+        return initial
+
+    def _verify_validation(self, card):
+        """Make sure that the initial model does not know the showers for validation."""
         for seed in self.outputs:
             options = replace(self.training_options, seed=seed)
             difference = other_validation(card, self.sources, options)
@@ -533,7 +571,7 @@ class TrainTool(Tool):
         network = GammaPhysNet(
             sample.camera.lattice, self.network_options, options.backend
         )
-        start = self._load_initial(network, sample.camera)
+        start = self._load_initial(network)
         validation = sample.split(self.validation_fraction, seed)[1]
         if self.uncertainty:  # now, not after hours of training
             from ..uncertainty import verify_number
@@ -595,28 +633,11 @@ class TrainTool(Tool):
             shower_numbers(sample.truth)[events],
         )
 
-    def _load_initial(self, network, camera):
+    def _load_initial(self, network):
         """Take the weights of the initial model; returns its entry in the card."""
-        from ..checkpoint import ModelFileError, read_model
-
-        if self.initial_model is None:
+        initial = self.initial
+        if initial is None:
             return None
-        try:
-            initial = read_model(self.initial_model)
-        except ModelFileError as error:
-            raise ToolConfigurationError(str(error)) from None
-        options = initial.network.options
-        if self.uncertainty:
-            options = replace(options, uncertainty=True)
-        for what, ours, theirs in (
-            ("network", self.network_options, options),
-            ("preprocessing", self.preparation, initial.preprocessing),
-            ("camera", camera.digest, initial.camera.digest),
-        ):
-            if ours != theirs:
-                raise ToolConfigurationError(
-                    f"{self.initial_model}: its {what} is {theirs}, asked for is {ours}"
-                )
         # the layers of the uncertainty, which it may not have, are as they are made
         network.load_state_dict(network.state_dict() | initial.network.state_dict())
         return {
@@ -641,6 +662,9 @@ class TrainTool(Tool):
                 self.selection,
                 self.tasks,
                 regression_paths=self.regression_inputs,
+                camera=self.initial and self.initial.camera,
+                telescopes=self.allowed_tels,
+                focal_length_choice=self.focal_length_choice,
                 store=store,
             )
         except (EventError, ImageStoreError) as error:

@@ -1,12 +1,15 @@
 import json
 import os
 import pickle
+import shutil
 import subprocess
 import sys
+from functools import partial
 from importlib.metadata import version
 
 import numpy as np
 import pytest
+import tables
 import torch
 from ctapipe.core import run_tool
 
@@ -194,6 +197,39 @@ def test_start_from_another_model(trained, sample_path, tmp_path):
             f"--initial-model={trained}",
             "--attention=none",
         )
+
+
+def test_start_with_another_focal_length(trained, sample_path, tmp_path):
+    """Directions are those of the model's camera, whose place the new one takes."""
+    other = shutil.copy(sample_path, tmp_path / "other.dl1.h5")
+    with tables.open_file(other, "a") as file:
+        optics = file.root.configuration.instrument.telescope.optics
+        optics.cols.effective_focal_length[0] = 28.5
+        optics.flush()
+    output = tmp_path / "more.safetensors"
+    train(output, other, "--epochs=1", f"--initial-model={trained}")
+    before, now = read_card(trained)["camera"], read_card(output)["camera"]
+    assert now == before
+    with tables.open_file(other, "a") as file:
+        optics = file.root.configuration.instrument.telescope.optics
+        optics.cols.effective_focal_length[0] = 16
+        optics.flush()
+    with pytest.raises(Exception, match="or of the initial model.*is 16.00 m"):
+        train(output, other, "--overwrite", f"--initial-model={trained}")
+
+
+def test_telescopes_are_chosen_and_remembered(simulated_array_path, tmp_path):
+    output = tmp_path / "model.safetensors"
+    one = ("--TrainTool.tasks=energy", "--attention=none", "--epochs=1")  # gammas alone
+    run = partial(train, output, simulated_array_path, *one)
+    run("--allowed-tels=3", "--allowed-tels=1")
+    training = read_card(output)["training"]
+    assert training["allowed_tels"] == [3, 1]
+    assert training["focal_length_choice"] == "EFFECTIVE"
+    with pytest.raises(Exception, match="number of .*allowed_tels"):
+        run("--allowed-tels=LST_LST_LSTCam", "--resume", "--overwrite")
+    with pytest.raises(Exception, match="Telescopes asked for are \\[5\\]"):
+        run("--allowed-tels=5", "--overwrite")
 
 
 def weights_of(path):
