@@ -35,9 +35,11 @@ from ctapipe_gphysnet.checkpoint import Model, write_model
 from ctapipe_gphysnet.inference import Predictor
 from ctapipe_gphysnet.losses import MultiTaskLoss, task_losses
 from ctapipe_gphysnet.network.model import GammaPhysNet, NetworkOptions
+from ctapipe_gphysnet.optimization import make_optimizer
 from ctapipe_gphysnet.preprocessing import Preprocessing
 from ctapipe_gphysnet.resources import DEFAULT_MODEL, RESOURCES, find_model
 from ctapipe_gphysnet.tools.apply import ApplyTool
+from ctapipe_gphysnet.training import TrainingOptions
 
 SAMPLE = RESOURCES / "lst1_sample.dl1.h5"
 ROUNDS = 5
@@ -185,7 +187,7 @@ def training_step(layout, options, backend, batch, wrap=lambda network: network)
     network = GammaPhysNet(layout.lattice, options, backend).train()
     balance = MultiTaskLoss(options.tasks)
     forward = wrap(network)
-    optimizer = torch.optim.AdamW([*network.parameters(), *balance.parameters()])
+    optimizer = make_optimizer(network, balance, TrainingOptions())
     images = torch.randn(batch, 2, layout.lattice.n_pixels)
     truth = {
         "energy": torch.randn(batch, 1),

@@ -32,8 +32,38 @@ from .kernels import (
 
 __all__ = ["CHUNK", "backward", "forward", "moments", "normalize_gradient"]
 
-CHUNK = 32  # patches or pixels whose gradients are taken together
+CHUNK = 36  # most patches or pixels whose gradients are taken together
 ROWS = 4  # of a gradient; with LANES columns they leave registers for the factors
+
+
+@intrinsic
+def _copy(typing, source, i, target, j):
+    """Copy ``LANES`` numbers; of a loop numba makes no vectors, for indices may wrap."""
+    signature = types.void(source, i, target, j)
+
+    def generate(context, builder, signature, arguments):
+        source, target = pointers(context, builder, signature, arguments, (0, 2))
+        vectors = Vectors(builder, target.type.pointee)
+        vectors.store(vectors.load(source, arguments[1]), target, arguments[3])
+        return context.get_dummy_value()
+
+    return signature, generate
+
+
+@intrinsic
+def _add(typing, left, i, right, target, j):
+    """Add ``LANES`` numbers; of ``right`` those at the place of the target."""
+    signature = types.void(left, i, right, target, j)
+
+    def generate(context, builder, signature, arguments):
+        left, right, target = pointers(context, builder, signature, arguments, (0, 2, 3))
+        i, j = arguments[1], arguments[4]
+        vectors = Vectors(builder, target.type.pointee)
+        value = builder.fadd(vectors.load(left, i), vectors.load(right, j))
+        vectors.store(value, target, j)
+        return context.get_dummy_value()
+
+    return signature, generate
 
 
 @intrinsic
@@ -217,8 +247,8 @@ def _load(source, start, pixels, channels, scale, shift, memory, place, width):
                 i = first + lane
                 _activate(source, start + i, scale, shift, lane, memory, place + i)
     elif width == channels:
-        number = pixels * channels
-        memory[place : place + number] = source[start : start + number]
+        for i in range(0, pixels * channels, LANES):
+            _copy(source, start + i, memory, place + i)
     else:
         for pixel in range(pixels):
             for channel in range(channels):
@@ -278,8 +308,13 @@ def forward(program, constants, index, memory, x, scale, shift, shortcut, target
 @njit(nogil=True, cache=True)
 def _store(memory, place, width, shortcut, target, start, pixels, channels):
     """Write a result back, on its shortcut if there is one."""
-    if width == channels:  # as one long loop, which becomes vectors
-        pixels, channels = 1, pixels * channels
+    if width == channels:
+        for i in range(0, pixels * channels, LANES):
+            if len(shortcut):
+                _add(memory, place + i, shortcut, target, start + i)
+            else:
+                _copy(memory, place + i, target, start + i)
+        return
     for pixel in range(pixels):
         i, j = start + pixel * channels, place + pixel * width
         if len(shortcut):
@@ -330,9 +365,12 @@ def _sums(x, start, pixels, channels, center, sums, power):
 def _weight_gradient(op, patches, index, memory, source, gradient, sums):
     """Add the gradient of the weights of one image, in Winograd's domain."""
     outputs = op.index + patches * N_POINTS
-    right = op.points + CHUNK * N_POINTS * op.channels
-    for first in range(0, patches, CHUNK):
-        number = min(CHUNK, patches - first)
+    # chunks of equal sizes, for a small one costs nearly as much as a large one
+    n_chunks = (patches + CHUNK - 1) // CHUNK
+    chunk = (patches + n_chunks - 1) // n_chunks
+    right = op.points + chunk * N_POINTS * op.channels
+    for first in range(0, patches, chunk):
+        number = min(chunk, patches - first)
         for patch in range(number):
             for lane in range(0, op.channels, LANES):
                 transform_patch(
@@ -342,7 +380,7 @@ def _weight_gradient(op, patches, index, memory, source, gradient, sums):
                     source + lane,
                     op.channels,
                     op.points + patch * op.channels + lane,
-                    CHUNK * op.channels,
+                    chunk * op.channels,
                 )
             for lane in range(0, op.width, LANES):
                 _spread_patch(
@@ -352,14 +390,14 @@ def _weight_gradient(op, patches, index, memory, source, gradient, sums):
                     gradient + lane,
                     op.width,
                     right + patch * op.width + lane,
-                    CHUNK * op.width,
+                    chunk * op.width,
                 )
         for point in range(N_POINTS):
             _outer(
                 memory,
-                op.points + point * CHUNK * op.channels,
+                op.points + point * chunk * op.channels,
                 op.channels,
-                right + point * CHUNK * op.width,
+                right + point * chunk * op.width,
                 op.width,
                 number,
                 sums,
@@ -377,8 +415,8 @@ def _weight_gradient_of_taps(op, index, memory, source, gradient, sums):
                 pixel = index[op.index + tap * op.pixels + first + item]
                 left = op.points + item * op.channels
                 start = source + pixel * op.channels
-                for channel in range(op.channels):
-                    memory[left + channel] = memory[start + channel]
+                for lane in range(0, op.channels, LANES):
+                    _copy(memory, start + lane, memory, left + lane)
             _outer(
                 memory,
                 op.points,

@@ -115,10 +115,13 @@ def padded(number, whole=LANES):
 
 
 def pad_channels(values, axis=0):
-    """Zeros behind the channels, to whole vectors."""
+    """Zeros behind the channels, to whole vectors; as they are if nothing is missing."""
     values = np.asarray(values)
+    missing = -values.shape[axis] % LANES
+    if not missing:
+        return values
     padding = [(0, 0)] * values.ndim
-    padding[axis] = (0, -values.shape[axis] % LANES)
+    padding[axis] = (0, missing)
     return np.pad(values, padding)
 
 
