@@ -6,6 +6,7 @@ import shutil
 import signal
 import subprocess
 import sys
+import time
 
 import pytest
 import torch
@@ -137,6 +138,35 @@ def test_stopped_and_resumed(
     for parameter, value in read_model(output).network.state_dict().items():
         assert torch.equal(value, expected[parameter]), parameter
     assert read_card(output)["validation"] == read_card(uninterrupted)["validation"]
+
+
+@pytest.mark.slow
+def test_two_processes_are_stopped_and_resumed(sample_path, tmp_path):
+    """Ctrl-C reaches both, and the one that Lightning has started loses no step."""
+    command = [sys.executable, "-m", "ctapipe_gphysnet.tools.train", *SMALL]
+    command += [f"--input={sample_path}", "--devices=2", "--epochs=40"]
+    command += ["--TrainTool.average_weights=0.9", "--TrainTool.keep=best"]
+    environment = {k: v for k, v in os.environ.items() if not k.startswith("SLURM")}
+    options = {"cwd": tmp_path, "env": {**environment, "OMP_NUM_THREADS": "1"}}
+    names = ("whole", "stopped")
+    outputs = [tmp_path / f"{name}.safetensors" for name in names]
+    subprocess.run([*command, f"--output={outputs[0]}"], check=True, **options)
+    command.append(f"--output={outputs[1]}")
+    with subprocess.Popen(
+        command, start_new_session=True, stderr=subprocess.PIPE, text=True, **options
+    ) as process:
+        last = tmp_path / "stopped.training" / "last.ckpt"
+        while not last.exists():
+            assert process.poll() is None, process.stderr.read()[-2000:]
+            time.sleep(0.05)
+        os.killpg(process.pid, signal.SIGINT)
+        messages = process.communicate(timeout=100)[1]
+    assert process.returncode == 130, messages[-2000:]
+    assert "Ctrl-C stopped the training; --resume goes on after" in messages
+    assert not outputs[1].exists()
+    subprocess.run([*command, "--resume"], check=True, **options)
+    expected, found = (read_model(output).network.state_dict() for output in outputs)
+    assert all(torch.equal(found[name], value) for name, value in expected.items())
 
 
 def test_ctrl_c_twice(train, tmp_path, monkeypatch, capsys):
