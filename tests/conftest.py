@@ -1,5 +1,6 @@
 import functools
 import os
+import shutil
 import signal
 import sys
 import warnings
@@ -10,6 +11,7 @@ if "PYTEST_XDIST_WORKER" in os.environ:  # the others have the other cores
 
 import numpy as np
 import pytest
+import tables
 import torch
 from array_source import write_array_dl1, write_simulated_array_dl1
 from astropy.table import Table
@@ -95,6 +97,22 @@ def write_array(write, sample_path, tmp_path_factory):
         warnings.simplefilter("ignore")  # those of PyTables about ctapipe's names
         write(sample_path, path, n_events=20)
     return path
+
+
+@pytest.fixture
+def with_focal_length(sample_path, tmp_path):
+    """Function: the sample, of a telescope with another effective focal length [m]."""
+
+    def copy(metres):
+        path = shutil.copy(sample_path, tmp_path / f"focal_length_{metres}.dl1.h5")
+        with tables.open_file(path, "a") as file:
+            optics = file.root.configuration.instrument.telescope.optics
+            rows = optics.read()
+            rows["effective_focal_length"] = metres
+            optics.modify_rows(0, len(rows), rows=rows)
+        return path
+
+    return copy
 
 
 @pytest.fixture(scope="session")

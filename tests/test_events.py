@@ -238,14 +238,10 @@ def test_pointing_that_is_missing_for_one_run(copy):
         read([copy])
 
 
-def test_direction_of_another_focal_length(copy, sample_path):
+def test_direction_of_another_focal_length(with_focal_length, sample, sample_path):
     """Equal places in the focal plane mean equal targets, of the first file's camera."""
-    with tables.open_file(copy, "a") as file:
-        optics = file.root.configuration.instrument.telescope.optics
-        ours = float(optics.cols.effective_focal_length[0])
-        optics.cols.effective_focal_length[0] = 28.5
-        optics.flush()
-    both = read([sample_path, copy])
+    ours = sample.camera.focal_length
+    both = read([sample_path, with_focal_length(28.5)])
     half = len(both) // 2
     offset = both.targets["direction"]
     np.testing.assert_array_equal(both.charge[:half], both.charge[half:])
@@ -271,14 +267,11 @@ def test_unknown_telescopes(sample_path):
         read([sample_path], telescopes=[7])
 
 
-def test_focal_length_that_is_unknown(copy):
-    with tables.open_file(copy, "a") as file:
-        optics = file.root.configuration.instrument.telescope.optics
-        optics.cols.effective_focal_length[0] = np.nan
-        optics.flush()
-    with pytest.raises(EventError, match="copy.*focal_length_choice"):
-        read([copy])
-    sample = read([copy], focal_length_choice=FocalLengthKind.EQUIVALENT)
+def test_focal_length_that_is_unknown(with_focal_length):
+    path = with_focal_length(np.nan)
+    with pytest.raises(EventError, match="length_nan.dl1.h5.*focal_length_choice"):
+        read([path])
+    sample = read([path], focal_length_choice=FocalLengthKind.EQUIVALENT)
     assert sample.camera.focal_length == 28
     offset = sample.targets["direction"][sample.is_signal]
     np.testing.assert_allclose(np.hypot(*offset.T), 0.4, atol=1e-3)

@@ -1,7 +1,6 @@
 import json
 import os
 import pickle
-import shutil
 import subprocess
 import sys
 from functools import partial
@@ -9,7 +8,6 @@ from importlib.metadata import version
 
 import numpy as np
 import pytest
-import tables
 import torch
 from ctapipe.core import run_tool
 
@@ -199,23 +197,15 @@ def test_start_from_another_model(trained, sample_path, tmp_path):
         )
 
 
-def test_start_with_another_focal_length(trained, sample_path, tmp_path):
+def test_start_with_another_focal_length(trained, with_focal_length, tmp_path):
     """Directions are those of the model's camera, whose place the new one takes."""
-    other = shutil.copy(sample_path, tmp_path / "other.dl1.h5")
-    with tables.open_file(other, "a") as file:
-        optics = file.root.configuration.instrument.telescope.optics
-        optics.cols.effective_focal_length[0] = 28.5
-        optics.flush()
     output = tmp_path / "more.safetensors"
-    train(output, other, "--epochs=1", f"--initial-model={trained}")
+    train(output, with_focal_length(28.5), "--epochs=1", f"--initial-model={trained}")
     before, now = read_card(trained)["camera"], read_card(output)["camera"]
     assert now == before
-    with tables.open_file(other, "a") as file:
-        optics = file.root.configuration.instrument.telescope.optics
-        optics.cols.effective_focal_length[0] = 16
-        optics.flush()
+    other = [with_focal_length(16.0), "--overwrite", f"--initial-model={trained}"]
     with pytest.raises(Exception, match="or of the initial model.*is 16.00 m"):
-        train(output, other, "--overwrite", f"--initial-model={trained}")
+        train(output, *other)
 
 
 def test_telescopes_are_chosen_and_remembered(simulated_array_path, tmp_path):
