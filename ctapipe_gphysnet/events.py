@@ -266,9 +266,7 @@ def read_events(
                 events = _selected(chunk, path, selection, tasks)
                 for part, match in _by_camera(events, matches):
                     store.append(*_images(part, match), before + (after - before) * share)
-                    rows = _targets_and_truth(part, path, tasks, match)
-                    rows["classified"] = classify
-                    parts.append(rows)
+                    parts.append(_targets_and_truth(part, path, tasks, match, classify))
     if not parts:
         raise EventError(
             f"no event passes the selection in {[str(path) for path, _ in files]}; how"
@@ -499,7 +497,7 @@ def _remedy(column):
     )
 
 
-def _targets_and_truth(events, path, tasks, match):
+def _targets_and_truth(events, path, tasks, match, classify):
     """What is kept of events beside their images, a structured array."""
     _verify_values(events, path, tasks)
     columns = {
@@ -511,7 +509,7 @@ def _targets_and_truth(events, path, tasks, match):
     columns.update({task: _target(TASKS[task], events, path) for task in tasks})
     if "direction" in columns:  # as on the camera to train
         columns["direction"] /= np.float32(match.angle_scale)
-    columns["classified"] = np.zeros(len(events), dtype=bool)
+    columns["classified"] = np.full(len(events), classify)
     dtype = [(name, value.dtype, value.shape[1:]) for name, value in columns.items()]
     rows = np.empty(len(events), dtype)
     for name, value in columns.items():

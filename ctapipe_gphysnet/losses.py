@@ -73,7 +73,18 @@ def task_losses(
 
 
 def mean_of_processes(tensor):
-    """Mean of a tensor over the processes that train together, in its place."""
+    """Mean of a tensor over the processes that train together, itself for one alone.
+
+    Parameters
+    ----------
+    tensor : Tensor
+        Of the same shape in all processes, without a gradient. Overwritten.
+
+    Returns
+    -------
+    Tensor
+        The same tensor.
+    """
     if torch.distributed.is_available() and torch.distributed.is_initialized():
         torch.distributed.all_reduce(tensor)
         tensor /= torch.distributed.get_world_size()

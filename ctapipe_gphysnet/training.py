@@ -188,8 +188,8 @@ class TrainingOptions:
             )
         if self.compile and self.balance.name == "gradnorm":
             raise ValueError(
-                "gradnorm needs the gradients of single tasks, which torch.compile does"
-                " not have; train without compile"
+                "balance gradnorm needs the gradients of single tasks, which"
+                " torch.compile does not have; train without compile"
             )
 
     def _verify_running(self):
@@ -594,7 +594,13 @@ class ResumableLoader(DataLoader):
 
 
 def ignore_interrupts(worker):
-    """Leave it to the training what Ctrl-C means, which all processes hear."""
+    """Let a process that loads batches leave Ctrl-C, which it hears too, to the training.
+
+    Parameters
+    ----------
+    worker : int
+        Number of the process, as torch's `DataLoader` tells it.
+    """
     signal.signal(signal.SIGINT, signal.SIG_IGN)
 
 
@@ -618,7 +624,21 @@ def _loader(batches, order, options):
 
 
 def n_local_processes(options):
-    """Number of processes that train on one machine."""
+    """Number of processes that train on one machine.
+
+    Parameters
+    ----------
+    options : TrainingOptions
+
+    Returns
+    -------
+    int
+
+    Raises
+    ------
+    ValueError
+        As `hardware` does.
+    """
     devices = hardware(options)["devices"]
     return devices if isinstance(devices, int) else len(devices)
 

@@ -65,7 +65,7 @@ def sources_of_training(
         "inputs": [_identity(path) for path in inputs],
         "regression_inputs": [_identity(path) for path in regression_inputs],
         "quality_criteria": [list(pair) for pair in quality_criteria],
-        "allowed_tels": list(allowed_tels) if allowed_tels else None,
+        "allowed_tels": sorted(allowed_tels, key=str) if allowed_tels else None,
         "focal_length_choice": focal_length_choice,
         "initial_model": initial,
     }

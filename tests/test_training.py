@@ -67,7 +67,7 @@ def test_metrics_against_their_definitions():
     ],
 )
 def test_bad_options_are_named(option):
-    with pytest.raises(ValueError, match=next(iter(option)) + "|gradnorm"):
+    with pytest.raises(ValueError, match=next(iter(option))):
         TrainingOptions(**option)
 
 

@@ -132,7 +132,7 @@ def test_steps_lead_from_the_paper_to_best(configured):
         ("no-impact", {"tasks": ("energy", "direction", "particle_type")}),
     ],
 )
-def test_ablations_change_one_thing(configured, name, expected):
+def test_ablations_change_nothing_else(configured, name, expected):
     best = configured("--config=best").network_options
     tool = configured("--config=best", f"--config={EXAMPLES / name}.yaml")
     assert tool.network_options == replace(best, **expected)
