@@ -35,6 +35,7 @@ from ctapipe_gphysnet.checkpoint import Model, write_model
 from ctapipe_gphysnet.inference import Predictor
 from ctapipe_gphysnet.losses import MultiTaskLoss, task_losses
 from ctapipe_gphysnet.network.model import GammaPhysNet, NetworkOptions
+from ctapipe_gphysnet.network.pixels import threads_for_images
 from ctapipe_gphysnet.optimization import make_optimizer
 from ctapipe_gphysnet.preprocessing import Preprocessing
 from ctapipe_gphysnet.resources import DEFAULT_MODEL, RESOURCES, find_model
@@ -205,7 +206,11 @@ def training_step(layout, options, backend, batch, wrap=lambda network: network)
         balance(losses).backward()
         optimizer.step()
 
-    return batch, call
+    def call_as_training_does():
+        with threads_for_images(batch):
+            call()
+
+    return batch, call_as_training_does if backend == "pixels" else call
 
 
 def networks(report, layout):

@@ -5,6 +5,7 @@ import os
 import shutil
 import signal
 import time
+from contextlib import ExitStack
 from dataclasses import asdict, dataclass
 from datetime import timedelta
 from pathlib import Path
@@ -14,6 +15,7 @@ import numpy as np
 import torch
 from joblib import cpu_count
 from lightning.pytorch.callbacks import (
+    Callback,
     EarlyStopping,
     LearningRateMonitor,
     ModelCheckpoint,
@@ -30,6 +32,7 @@ from .averaging import AveragedWeights
 from .balance import Balance
 from .batches import Augmentation, Batches, OrderedBatches, Share, ShuffledBatches
 from .losses import gradient_penalty, task_losses
+from .network.pixels import threads_for_images
 from .optimization import OPTIMIZERS, SCHEDULES, make_optimizer, make_schedule
 from .resuming import (
     LAST,
@@ -565,7 +568,7 @@ def _trainer(network, options, directory):
 
 def _callbacks(network, options, directory):
     """What happens between the steps and the epochs."""
-    callbacks = []
+    callbacks = [ThreadsForImages()] if options.backend == "pixels" else []
     mode = monitored_quantities(network.options.tasks)[options.monitor]
     if options.average_weights:
         callbacks.append(AveragedWeights(options.average_weights))
@@ -580,6 +583,26 @@ def _callbacks(network, options, directory):
         directory, filename=Path(LAST).stem, save_top_k=1, enable_version_counter=False
     )
     return [*callbacks, newest]
+
+
+class ThreadsForImages(Callback):
+    """Leaves the threads to the images of a batch while a training runs.
+
+    Lightning shares the threads between the processes before `setup`.
+    """
+
+    def __init__(self):
+        self._stack = ExitStack()
+
+    def setup(self, trainer, pl_module, stage):
+        batch_size = pl_module.options.batch_size // trainer.world_size
+        self._stack.enter_context(threads_for_images(batch_size))
+
+    def teardown(self, trainer, pl_module, stage):
+        self._stack.close()
+
+    def on_exception(self, trainer, pl_module, exception):
+        self._stack.close()
 
 
 class ResumableLoader(DataLoader):

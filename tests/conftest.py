@@ -278,3 +278,11 @@ def randomize():
         return module
 
     return draw
+
+
+@pytest.fixture
+def n_threads():
+    """A function that sets the number of torch's threads for a test."""
+    before = torch.get_num_threads()
+    yield torch.set_num_threads
+    torch.set_num_threads(before)

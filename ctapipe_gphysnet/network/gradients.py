@@ -30,7 +30,14 @@ from .kernels import (
     winograd,
 )
 
-__all__ = ["CHUNK", "backward", "forward", "moments", "normalize_gradient"]
+__all__ = [
+    "CHUNK",
+    "backward",
+    "forward",
+    "moments",
+    "normalize_gradient",
+    "weighted_sums",
+]
 
 CHUNK = 36  # most patches or pixels whose gradients are taken together
 ROWS = 4  # of a gradient; with LANES columns they leave registers for the factors
@@ -551,3 +558,28 @@ def normalize_gradient(target, x, factor, slope, offset):
         for channel in range(whole, channels):
             value = slope[channel] * x[first + channel] + offset[channel]
             target[first + channel] = factor[channel] * target[first + channel] + value
+
+
+@njit(nogil=True, cache=True)
+def weighted_sums(factors, rows):
+    """Product of a small matrix with a wide one, half of whose factors are zero.
+
+    BLAS would start threads for it, which wait for more to do and keep the cores from
+    those that share a batch.
+
+    Parameters
+    ----------
+    factors : ndarray, shape (M, K)
+    rows : ndarray, shape (K, N)
+
+    Returns
+    -------
+    ndarray, shape (M, N)
+    """
+    sums = np.zeros((len(factors), rows.shape[1]), rows.dtype)
+    for i in range(len(factors)):
+        for k in range(len(rows)):
+            if factors[i, k] != 0:
+                for j in range(rows.shape[1]):
+                    sums[i, j] += factors[i, k] * rows[k, j]
+    return sums

@@ -5,6 +5,7 @@ machine code.
 """
 
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 from dataclasses import dataclass
 from itertools import count
 from threading import local
@@ -29,7 +30,7 @@ from .kernels import (
 )
 from .patches import cover
 
-__all__ = ["ConvolutionPlan", "batch_moments", "convolve"]
+__all__ = ["ConvolutionPlan", "batch_moments", "convolve", "threads_for_images"]
 
 _thread = local()  # working memory
 
@@ -37,14 +38,15 @@ _thread = local()  # working memory
 class _Workers:
     """Threads that share the images of a batch.
 
-    They are as many as torch has, and no more than the batch has parts. The parts do not
-    depend on the number of threads, so that sums over them do not either.
+    They are as many as torch has, where `threads_for_images` does not say otherwise. The
+    parts do not depend on the number of threads, so that sums over them do not either.
     """
 
     PART = 16  # images
 
     def __init__(self):
-        self._pool, self._number = None, 1
+        self.number = None  # of threads, this one included
+        self._pool, self._size = None, 0
 
     def __call__(self, function, n_images):
         """Results of the function for slices of the images, in their order."""
@@ -57,21 +59,43 @@ class _Workers:
                 results[number] = function(parts[number])
 
         # this thread works too, for the others take a while to wake up
-        helpers = [self._submit(work) for _ in range(torch.get_num_threads() - 1)]
+        number = self.number or torch.get_num_threads()
+        helpers = [self._submit(work, number - 1) for _ in range(number - 1)]
         work()
         for helper in helpers:
             if not helper.cancel():
                 helper.result()
         return results
 
-    def _submit(self, work):
-        number = torch.get_num_threads()
-        if self._number != number:
-            self._pool, self._number = ThreadPoolExecutor(number - 1), number
+    def _submit(self, work, size):
+        if self._size != size:
+            self._pool, self._size = ThreadPoolExecutor(size), size
         return self._pool.submit(work)
 
 
 _share = _Workers()
+
+
+@contextmanager
+def threads_for_images(batch_size):
+    """Leave to torch only those threads that the images of a batch do not need.
+
+    Threads of torch spin for a while when they have done their part, and would keep the
+    cores from those that share the images.
+
+    Parameters
+    ----------
+    batch_size : int
+        Images of a batch in this process.
+    """
+    number = torch.get_num_threads()
+    _share.number = min(number, -(-batch_size // _Workers.PART))
+    torch.set_num_threads(number - _share.number + 1)  # this one works for both
+    try:
+        yield
+    finally:
+        _share.number = None
+        torch.set_num_threads(number)
 
 
 def _memory(plan, dtype):
@@ -208,10 +232,12 @@ class ConvolutionPlan:
 
     def constants(self, weight, bias):
         """Weights (out, in, tap) and bias as `forward` reads them."""
-        weight, kind = pad_channels(pad_channels(weight), axis=1), kernels.CONVOLVE
+        weight = pad_channels(pad_channels(weight), axis=1)
         if self.patches is not None:
-            weight, kind = weight @ self._kernel(weight), kernels.WINOGRAD
-        return np.concatenate([panels(weight, kind), pad_channels(bias)])
+            weight = self._at_points(weight)
+        else:
+            weight = panels(weight, kernels.CONVOLVE)
+        return np.concatenate([weight, pad_channels(bias)])
 
     def transposed_constants(self, weight):
         """Weights (out, in, tap) as `backward` reads them, and no bias."""
@@ -219,15 +245,17 @@ class ConvolutionPlan:
         weight = pad_channels(pad_channels(weight), axis=1).swapaxes(0, 1)
         if self.patches is not None:
             # a kernel turned by 180° has its taps in the opposite order
-            points = weight[..., ::-1] @ self._kernel(weight)
-            return np.concatenate([panels(points, kernels.WINOGRAD), bias])
+            return np.concatenate([self._at_points(weight[..., ::-1]), bias])
         parts = [
             panels(weight[..., group.taps], kernels.CONVOLVE) for group in self._groups
         ]
         return np.concatenate([*parts, bias])
 
-    def _kernel(self, weight):
-        return self.patches.kernel.astype(weight.dtype)
+    def _at_points(self, weight):
+        """Weights of the taps as those of Winograd's points, in panels."""
+        taps = panels(weight, kernels.WINOGRAD).reshape(self.n_taps, -1)
+        kernel = self.patches.kernel.T.astype(weight.dtype, order="C")
+        return gradients.weighted_sums(kernel, taps).ravel()
 
     def weight_sums(self, dtype):
         """Zeros, to sum up the gradient of the weights."""
@@ -240,10 +268,11 @@ class ConvolutionPlan:
 
     def weight_gradient(self, sums):
         """Gradient (out, in, tap) of the weights, from its sums."""
-        sums = sums.reshape(-1, self._in_width, self._out_width)
-        sums = sums[:, : self.in_channels, : self.out_channels]
         if self.patches is not None:
-            sums = np.tensordot(self._kernel(sums), sums, 1)
+            kernel = self.patches.kernel.astype(sums.dtype)
+            sums = gradients.weighted_sums(kernel, sums.reshape(N_POINTS, -1))
+        sums = sums.reshape(self.n_taps, self._in_width, self._out_width)
+        sums = sums[:, : self.in_channels, : self.out_channels]
         return np.ascontiguousarray(sums.transpose(2, 1, 0))
 
 

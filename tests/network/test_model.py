@@ -4,6 +4,7 @@ import torch
 from ctapipe_gphysnet.network.attention import ATTENTIONS
 from ctapipe_gphysnet.network.layout import LAYOUTS
 from ctapipe_gphysnet.network.model import GammaPhysNet, NetworkOptions
+from ctapipe_gphysnet.network.pixels import threads_for_images
 
 #: Parameters on LSTCam, dual attention r = 16, all four tasks: the paper's 2.6e6
 N_PARAMETERS = 2637465
@@ -131,24 +132,35 @@ def test_gradients_in_single_precision(lst_lattice):
     assert relative(*gradients) < 1e-4
 
 
-def test_pixels_do_not_depend_on_the_threads(lattice):
-    """How a batch is shared changes the order of sums alone."""
-    gradients, before = [], torch.get_num_threads()
-    try:
-        for threads in (1, 2):
-            torch.set_num_threads(threads)
-            torch.manual_seed(5)
-            network = GammaPhysNet(lattice, small(), "pixels").double()
-            output = network(images_of(lattice, 5))["energy"]
-            output.sum().backward()
-            gradients.append(
-                torch.cat(
-                    [p.grad.flatten() for p in network.parameters() if p.grad is not None]
-                )
-            )
-    finally:
-        torch.set_num_threads(before)
-    assert relative(*gradients) < 1e-12
+def gradients_of_pixels(lattice, n_images):
+    """Of all parameters, in one vector."""
+    torch.manual_seed(5)
+    network = GammaPhysNet(lattice, small(), "pixels").double()
+    network(images_of(lattice, n_images))["energy"].sum().backward()
+    gradients = [p.grad for p in network.parameters() if p.grad is not None]
+    return torch.cat([gradient.flatten() for gradient in gradients])
+
+
+def test_pixels_do_not_depend_on_the_threads(lattice, n_threads):
+    """How a batch is shared changes the order of torch's sums alone."""
+    n_threads(1)
+    expected = gradients_of_pixels(lattice, 40)
+    n_threads(3)
+    assert relative(gradients_of_pixels(lattice, 40), expected) < 1e-12
+    with threads_for_images(40):
+        assert torch.equal(gradients_of_pixels(lattice, 40), expected)
+
+
+@pytest.mark.parametrize(
+    ("threads", "batch_size", "left"), [(1, 64, 1), (2, 64, 1), (2, 16, 2), (6, 64, 3)]
+)
+def test_torch_keeps_the_threads_that_the_images_leave(
+    n_threads, threads, batch_size, left
+):
+    n_threads(threads)
+    with threads_for_images(batch_size):
+        assert torch.get_num_threads() == left
+    assert torch.get_num_threads() == threads
 
 
 @pytest.mark.parametrize("backend", LAYOUTS)

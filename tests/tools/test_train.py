@@ -21,19 +21,19 @@ SMALL = [
     "--TrainTool.channels=8",
     "--TrainTool.channels=8",
     "--TrainTool.head_width=8",
-    "--batch-size=16",
     "--device=cpu",
 ]
 
 pytestmark = pytest.mark.filterwarnings("ignore:::lightning")
 
 
-def train(output, sample_path, *arguments):
+def train(output, sample_path, *arguments, batch_size=16):
     from ctapipe_gphysnet.tools.train import TrainTool
 
+    files = [f"--input={sample_path}", f"--output={output}"]
     return run_tool(
         TrainTool(),
-        [f"--input={sample_path}", f"--output={output}", *SMALL, *arguments],
+        [*files, *SMALL, f"--batch-size={batch_size}", *arguments],
         cwd=output.parent,
         raises=True,
     )
@@ -156,7 +156,14 @@ def test_processes_train_together(sample_path, tmp_path):
     # as users start it: Lightning starts the other process
     environment = {k: v for k, v in os.environ.items() if not k.startswith("SLURM")}
     done = subprocess.run(
-        [*command, *arguments, "--devices=2", "--memory-limit=0", "--log-level=INFO"],
+        [
+            *command,
+            *arguments,
+            "--batch-size=16",
+            "--devices=2",
+            "--memory-limit=0",
+            "--log-level=INFO",
+        ],
         cwd=tmp_path,
         capture_output=True,
         text=True,
@@ -336,6 +343,28 @@ def test_nothing_to_learn_from(sample_path, tmp_path, criterion, message):
     with pytest.raises(Exception, match=message):
         train(tmp_path / "model.safetensors", sample_path, f"--config={config}")
     assert not (tmp_path / "model.safetensors").exists()
+
+
+@pytest.mark.parametrize(("batch_size", "left"), [(16, 2), (32, 1)])
+def test_threads_are_left_to_the_images(
+    sample_path, tmp_path, monkeypatch, n_threads, batch_size, left
+):
+    from ctapipe_gphysnet.training import GammaPhysNetTraining
+
+    def fail(self, batch, index):
+        seen.append(torch.get_num_threads())
+        raise RuntimeError("enough")
+
+    n_threads(2)
+    seen, output = [], tmp_path / "model.safetensors"
+    with monkeypatch.context() as patch:
+        patch.setattr(GammaPhysNetTraining, "training_step", fail)
+        with pytest.raises(RuntimeError, match="enough"):
+            train(output, sample_path, batch_size=batch_size)
+    assert seen == [left]
+    assert torch.get_num_threads() == 2
+    train(output, sample_path, "--epochs=1", "--overwrite", batch_size=batch_size)
+    assert torch.get_num_threads() == 2
 
 
 def test_output_is_not_overwritten_unasked(trained, sample_path):
