@@ -2,7 +2,7 @@
 
 from functools import partial
 
-from ctapipe.core import Provenance, Tool, ToolConfigurationError
+from ctapipe.core import Provenance, ToolConfigurationError
 from ctapipe.core.expression_engine import ExpressionError
 from ctapipe.core.traits import Bool, CaselessStrEnum, List, UseEnum, flag
 from ctapipe.core.traits import Path as PathTrait
@@ -21,6 +21,7 @@ from ..merging import DL1Merger
 from ..products import PRODUCTS, named_products
 from ..quality import GammaPhysNetQualityQuery
 from ..reconstructor import GammaPhysNetReconstructor
+from .command_line import FilesTool
 from .merge import MERGER_FLAGS
 from .outputs import common_format, failures_of_writing, verify_inputs_and_output
 
@@ -29,7 +30,7 @@ __all__ = ["ApplyTool", "main"]
 FORMATS = ("ctapipe", "lstchain")
 
 
-class ApplyTool(Tool):
+class ApplyTool(FilesTool):
     """Apply γ-PhysNet to DL1 files with images, in bulk.
 
     Does what ctapipe-process does with GammaPhysNetReconstructor, and writes the

@@ -11,7 +11,7 @@ import numpy as np
 import tables
 from astropy.table import Table
 from ctapipe.coordinates import TelescopeFrame
-from ctapipe.core import Provenance, Tool, ToolConfigurationError
+from ctapipe.core import Provenance, ToolConfigurationError
 from ctapipe.core.expression_engine import ExpressionError
 from ctapipe.core.traits import Bool, CaselessStrEnum, Float, Int, List, Unicode, flag
 from ctapipe.core.traits import Path as PathTrait
@@ -29,6 +29,7 @@ from ..parameters import ParameterColumns
 from ..quality import GammaPhysNetQualityQuery
 from ..relevance import mean_and_spread, showers_of, statistic, summarize
 from ..resources import DEFAULT_MODEL, find_model
+from .command_line import FilesTool
 from .outputs import failures_of_writing, verify_output_folder
 
 __all__ = ["ExplainTool", "main"]
@@ -59,7 +60,7 @@ class _Group:
         return f"/explain/{self.name}/{what}/tel_{tel_id:03d}"
 
 
-class ExplainTool(Tool):
+class ExplainTool(FilesTool):
     """Show and measure which pixels γ-PhysNet goes by.
 
     Writes, for DL1 or DL2 files with images, tables of relevance (Grad-CAM) and
@@ -142,6 +143,7 @@ class ExplainTool(Tool):
     progress_bar = Bool(True, help="Show a progress bar").tag(config=True)
 
     classes = [GammaPhysNetQualityQuery, TableLoader]
+    file_lists = ("inputs", "models")
     aliases = {
         ("i", "input"): "ExplainTool.inputs",
         ("o", "output"): "ExplainTool.output",

@@ -1,6 +1,6 @@
 """gphysnet-merge: put files of runs together."""
 
-from ctapipe.core import Provenance, Tool, ToolConfigurationError
+from ctapipe.core import Provenance, ToolConfigurationError
 from ctapipe.core.traits import Bool, List, flag
 from ctapipe.core.traits import Path as PathTrait
 from ctapipe.io import HDF5Merger
@@ -12,6 +12,7 @@ from ..dl1 import DL1Error
 from ..files import replaced_when_whole
 from ..lstchain import LstchainMerger
 from ..merging import BlockMerger
+from .command_line import FilesTool
 from .outputs import common_format, failures_of_writing, verify_inputs_and_output
 
 __all__ = ["MERGER_FLAGS", "MergeTool", "main"]
@@ -26,7 +27,7 @@ MERGER_FLAGS = {
 }
 
 
-class MergeTool(Tool):
+class MergeTool(FilesTool):
     """Put DL1 or DL2 files into one, those of ctapipe or those of lstchain.
 
     Does what ctapipe-merge does, but the output appears when it is whole, tables are
@@ -37,7 +38,7 @@ class MergeTool(Tool):
     name = "gphysnet-merge"
     description = __doc__
     examples = """
-    gphysnet-merge -i run1.dl2.h5 -i run2.dl2.h5 -o runs.dl2.h5 --no-dl1-images
+    gphysnet-merge -i run1.dl2.h5 run2.dl2.h5 -o runs.dl2.h5 --no-dl1-images
     """
 
     inputs = List(

@@ -4,7 +4,7 @@ from pathlib import Path
 
 import numpy as np
 import yaml
-from ctapipe.core import Provenance, Tool, ToolConfigurationError
+from ctapipe.core import Provenance, ToolConfigurationError
 from ctapipe.core.traits import Bool, Int, UseEnum
 from ctapipe.core.traits import Path as PathTrait
 from ctapipe.instrument import FocalLengthKind
@@ -13,12 +13,13 @@ from ..dl1 import DL1Error
 from ..files import replaced_when_whole
 from ..lstchain import open_dl1
 from ..noise import added_night_sky, measure_noise
+from .command_line import FilesTool
 from .outputs import failures_of_writing, verify_output
 
 __all__ = ["NoiseTool", "main"]
 
 
-class NoiseTool(Tool):
+class NoiseTool(FilesTool):
     """Measure the noise and the dead pixels of observed images, and write settings with
     which gphysnet-train makes simulated ones alike.
 
@@ -65,6 +66,7 @@ class NoiseTool(Tool):
         help="See the option of the same name of ctapipe's HDF5EventSource",
     ).tag(config=True)
 
+    file_lists = ()
     aliases = {
         "observed": "NoiseTool.observed",
         "simulated": "NoiseTool.simulated",

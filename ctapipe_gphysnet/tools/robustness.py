@@ -14,7 +14,7 @@ import astropy.units as u
 import numpy as np
 import tables
 from astropy.utils.metadata import MergeConflictWarning
-from ctapipe.core import Provenance, Tool, ToolConfigurationError
+from ctapipe.core import Provenance, ToolConfigurationError
 from ctapipe.core.expression_engine import ExpressionError
 from ctapipe.core.traits import Bool, Float, Int, List, classes_with_traits, flag
 from ctapipe.core.traits import Path as PathTrait
@@ -47,6 +47,7 @@ from ..robustness_levels import (
     mark_finished,
     write_frame,
 )
+from .command_line import FilesTool
 from .outputs import failures_of_writing
 
 __all__ = ["RobustnessTool", "main"]
@@ -56,7 +57,7 @@ FOCAL_LENGTH = FocalLengthKind.EFFECTIVE
 N_VERIFIED = 100  # events whose image parameters are compared with those of the input
 
 
-class RobustnessTool(Tool):
+class RobustnessTool(FilesTool):
     """Measure how resolution and separation suffer from worse images.
 
     Adds night sky, kills pixels and errs in the scale of the charge, on simulated DL1
@@ -139,6 +140,7 @@ class RobustnessTool(Tool):
         + classes_with_traits(ImageCleaner)
         + classes_with_traits(InvalidPixelHandler)
     )
+    file_lists = ("inputs", "random_forests")
     aliases = {
         ("i", "input"): "RobustnessTool.inputs",
         ("o", "output"): "RobustnessTool.output",

@@ -5,7 +5,7 @@ import warnings
 from dataclasses import fields, replace
 
 import numpy as np
-from ctapipe.core import Tool, ToolConfigurationError
+from ctapipe.core import ToolConfigurationError
 from ctapipe.core.traits import (
     Bool,
     CaselessStrEnum,
@@ -39,6 +39,7 @@ from ..training_card import (
     sources_of_training,
     training_information,
 )
+from .command_line import FilesTool
 from .export import apply_models_command
 from .outputs import failures_of_writing, verify_inputs_and_output
 
@@ -64,13 +65,13 @@ class RecipePath(PathTrait):
         return super().validate(obj, find_recipe(value))
 
 
-class TrainTool(Tool):
+class TrainTool(FilesTool):
     """Train γ-PhysNet on simulated DL1 files with images."""
 
     name = "gphysnet-train"
     description = __doc__
     examples = """
-    gphysnet-train -i gamma_diffuse.dl1.h5 -i proton.dl1.h5 -o model.safetensors \\
+    gphysnet-train -i gamma_*.dl1.h5 -i proton_*.dl1.h5 -o model.safetensors \\
         --blocks 3 --epochs 10
     gphysnet-train --config paper-2021 --config selection-low-cuts ...
     """
@@ -86,7 +87,7 @@ class TrainTool(Tool):
 
     inputs = List(
         PathTrait(exists=True, directory_ok=False),
-        help="DL1 files of simulated gamma rays and background",
+        help="DL1 files of simulated gamma rays and background, one or several",
     ).tag(config=True)
     regression_inputs = List(
         PathTrait(exists=True, directory_ok=False),
@@ -313,6 +314,7 @@ class TrainTool(Tool):
     ).tag(config=True)
 
     classes = [EventSelection]
+    file_lists = ("config_files", "inputs", "regression_inputs")
     aliases = {
         ("c", "config"): "TrainTool.config_files",
         ("i", "input"): "TrainTool.inputs",
