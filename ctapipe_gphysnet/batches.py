@@ -4,6 +4,7 @@ All that is random about a batch follows from the seed, the epoch and the batch'
 in it, so that a training that is resumed sees the same images.
 """
 
+import math
 from dataclasses import dataclass
 
 import numpy as np
@@ -208,22 +209,24 @@ class ShuffledBatches(Sampler):
 
 
 class OrderedBatches(Sampler):
-    """All events in their order.
+    """All events in their order, in batches of nearly the same size.
+
+    All processes get as many batches, for with each of them they wait for one another.
 
     Parameters
     ----------
-    n_events, batch_size : int
+    n_events : int
+        At least as many as there are processes.
+    batch_size : int
+        Most events of a batch.
     share : Share
-        What this process gets of the events. It is not empty, as long as there are as
-        many events as processes.
+        What this process gets of the events.
     """
 
     def __init__(self, n_events, batch_size, share=Share()):
+        most = math.ceil(n_events / share.world_size)
         places = share.of(np.arange(n_events))
-        self._batches = [
-            places[start : start + batch_size]
-            for start in range(0, len(places), batch_size)
-        ]
+        self._batches = np.array_split(places, math.ceil(most / batch_size))
 
     def __len__(self):
         return len(self._batches)

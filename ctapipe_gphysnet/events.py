@@ -288,7 +288,8 @@ def read_events(
 
 def _chunks(file, path, tel_ids, progress):
     """Tables of a file, and the share of it that has been read with each."""
-    n_chunks = math.ceil(len(file) / CHUNK_SIZE)
+    with _opening(path):
+        n_chunks = math.ceil(len(file) / CHUNK_SIZE)
     chunks = tqdm(
         _tables(file, path, tel_ids),
         desc=Path(path).name,

@@ -21,6 +21,7 @@ from .files import reason, remove_leftovers, replaced_when_whole
 
 __all__ = [
     "BEST",
+    "CHECKPOINTS",
     "LAST",
     "BestCheckpoint",
     "CheckpointError",
@@ -36,6 +37,7 @@ __all__ = [
 
 LAST = "last.ckpt"  # of the last whole epoch, or of the step that was stopped after
 BEST = "best.ckpt"  # of the best epoch by the monitored quantity
+CHECKPOINTS = {"last": LAST, "best": BEST}
 FULL_DISK = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 
 

@@ -31,10 +31,11 @@ from torchmetrics.utilities.distributed import gather_all_tensors
 from .averaging import AveragedWeights
 from .balance import Balance
 from .batches import Augmentation, Batches, OrderedBatches, Share, ShuffledBatches
-from .losses import gradient_penalty, task_losses
+from .losses import gradient_penalty, mean_of_processes, task_losses
 from .network.pixels import threads_for_images
 from .optimization import OPTIMIZERS, SCHEDULES, make_optimizer, make_schedule
 from .resuming import (
+    CHECKPOINTS,
     LAST,
     BestCheckpoint,
     SavingWhenStopped,
@@ -204,7 +205,7 @@ class TrainingOptions:
             raise ValueError(
                 f"average_weights must be below 1, got {self.average_weights}"
             )
-        if self.keep not in ("last", "best"):
+        if self.keep not in CHECKPOINTS:
             raise ValueError(f"keep must be last or best, got {self.keep}")
 
     @property
@@ -278,9 +279,13 @@ class GammaPhysNetTraining(lightning.LightningModule):
             penalty = gradient_penalty(total, images)
             total = total + self.options.gradient_penalty * penalty
             losses["gradient_penalty"] = penalty
-        if not torch.isfinite(total):
-            raise self._not_finite(losses)
-        self.log_dict(losses, prog_bar=True)
+        found = {"total": total, **losses}
+        # of the whole batch, so that all processes notice what one of them meets
+        values = mean_of_processes(torch.stack([v.detach() for v in found.values()]))
+        found = dict(zip(found, values))
+        if not torch.isfinite(found.pop("total")):
+            raise self._not_finite(found)
+        self.log_dict(found, prog_bar=True)
         return total
 
     def validation_step(self, batch, _):
@@ -305,8 +310,9 @@ class GammaPhysNetTraining(lightning.LightningModule):
         total = sum(losses.values())
         if not torch.isfinite(total):  # before these weights become a checkpoint
             raise self._not_finite(losses)
-        metrics = {f"validation_{task}": loss for task, loss in losses.items()}
-        metrics["validation_loss"] = total
+        # numbers, which Lightning brings to the device that processes talk through
+        metrics = {f"validation_{task}": float(loss) for task, loss in losses.items()}
+        metrics["validation_loss"] = float(total)
         self.log_dict(metrics, sync_dist=True)
         self.log_dict(validation_metrics(outputs, truth), prog_bar=True, sync_dist=True)
 
@@ -319,7 +325,7 @@ class GammaPhysNetTraining(lightning.LightningModule):
         return tensor
 
     def _not_finite(self, losses):
-        values = {task: float(loss.detach()) for task, loss in losses.items()}
+        values = {task: float(loss) for task, loss in losses.items()}
         return FloatingPointError(
             f"the loss is not finite in epoch {self.current_epoch + 1}: {values}."
             " Resumed, it would be so again: train anew with a lower learning_rate or"
@@ -474,7 +480,7 @@ def train(network, sample, preprocessing, options, directory, resume=False, inpu
             )
     if not trainer.is_global_zero:
         return None
-    chosen = read_checkpoint(Path(directory) / f"{options.keep}.ckpt", plan)
+    chosen = read_checkpoint(Path(directory) / CHECKPOINTS[options.keep], plan)
     module.load_state_dict(chosen["state_dict"])
     return {
         "n_processes": trainer.world_size,
@@ -544,7 +550,8 @@ def _order(n_events, options, share, before):
 def _trainer(network, options, directory):
     """Lightning's trainer, which logs as CSV and for TensorBoard."""
     where = hardware(options)
-    log = CSVLogger(directory, name=LOG)
+    # written at once: a checkpoint must not know an epoch that the log does not
+    log = CSVLogger(directory, name=LOG, flush_logs_every_n_steps=1)
     curves = TensorBoardLogger(
         directory, name=LOG, version=log.version, default_hp_metric=False
     )

@@ -148,7 +148,7 @@ def test_shuffled_batches():
 
 def test_ordered_batches():
     found = [places.tolist() for _, places in OrderedBatches(7, 3)]
-    assert found == [[0, 1, 2], [3, 4, 5], [6]]
+    assert found == [[0, 1, 2], [3, 4], [5, 6]]
     assert len(OrderedBatches(7, 3)) == 3
 
 
@@ -162,10 +162,16 @@ def test_processes_share_every_batch():
         assert {len(part) for part in shared} == {4}
         assert sorted(np.concatenate(shared)) == sorted(places)
         assert len(set(seeds)) == 3  # other changes of the images
-    places = [
-        place
-        for share in shares
-        for _, places in OrderedBatches(7, 2, share)
-        for place in places
-    ]
-    assert sorted(places) == list(range(7))
+
+
+@pytest.mark.parametrize(
+    ("n_events", "batch_size", "number", "n_batches"),
+    [(7, 2, 3, 2), (513, 256, 2, 2), (512, 256, 2, 1), (3, 256, 3, 1)],
+)
+def test_processes_have_as_many_batches(n_events, batch_size, number, n_batches):
+    shares = [Share(rank, number) for rank in range(number)]
+    batches = [list(OrderedBatches(n_events, batch_size, share)) for share in shares]
+    assert {len(found) for found in batches} == {n_batches}
+    parts = [places for found in batches for _, places in found]
+    assert all(0 < len(places) <= batch_size for places in parts)
+    assert sorted(np.concatenate(parts)) == list(range(n_events))

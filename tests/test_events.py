@@ -137,6 +137,7 @@ def test_selection_on_a_missing_column(sample_path):
         ("/dl1/event/telescope/parameters", "no image parameters.*--write-parameters"),
         ("/simulation/event/subarray/shower", "'true_energy'; .*simulated truth"),
         ("/configuration/telescope/pointing", "'pointing_alt'; .*the pointing"),
+        ("/dl1/event/subarray/trigger", "cannot be read as a DL1 file"),
     ],
 )
 def test_file_without_what_is_needed(copy, node, message):

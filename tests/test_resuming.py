@@ -1,3 +1,4 @@
+import errno
 import json
 import multiprocessing
 import os
@@ -14,6 +15,7 @@ import torch
 
 pytest.importorskip("lightning", reason="the extra train is not installed")
 
+from lightning.pytorch.loggers import CSVLogger
 from torch.optim.optimizer import register_optimizer_step_post_hook
 
 from ctapipe_gphysnet import training  # noqa: E402
@@ -168,6 +170,16 @@ def test_resumed_after_a_full_disk(run, interrupted, tmp_path):
     assert read_checkpoint(tmp_path / "training" / "last.ckpt")["epoch"] == 0
     network, _ = run(resume=True)
     assert_same(network, expected.state_dict())
+
+
+def test_disk_that_is_full_for_a_log(run, monkeypatch):
+    def fail(self):
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(CSVLogger, "save", fail)
+        with pytest.raises(CheckpointError, match=r"No space.* GB are free there"):
+            run()
 
 
 def test_damaged_checkpoint(run, tmp_path):

@@ -4,6 +4,7 @@ The maps stay on the pixels, in the order (image, pixel, channel); `gradients` h
 machine code.
 """
 
+import math
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -59,7 +60,7 @@ class _Workers:
                 results[number] = function(parts[number])
 
         # this thread works too, for the others take a while to wake up
-        number = self.number or torch.get_num_threads()
+        number = min(self.number or torch.get_num_threads(), len(parts))
         helpers = [self._submit(work, number - 1) for _ in range(number - 1)]
         work()
         for helper in helpers:
@@ -68,7 +69,7 @@ class _Workers:
         return results
 
     def _submit(self, work, size):
-        if self._size != size:
+        if self._size < size:
             self._pool, self._size = ThreadPoolExecutor(size), size
         return self._pool.submit(work)
 
@@ -88,9 +89,9 @@ def threads_for_images(batch_size):
     batch_size : int
         Images of a batch in this process.
     """
-    number = torch.get_num_threads()
-    _share.number = min(number, -(-batch_size // _Workers.PART))
-    torch.set_num_threads(number - _share.number + 1)  # this one works for both
+    number = _share.number = torch.get_num_threads()
+    parts = min(number, math.ceil(batch_size / _Workers.PART))
+    torch.set_num_threads(number - parts + 1)  # this one works for both
     try:
         yield
     finally:

@@ -8,9 +8,11 @@ import torch
 from ctapipe.core import ToolConfigurationError
 from running import run
 
+from ctapipe_gphysnet.balance import BALANCES
 from ctapipe_gphysnet.checkpoint import read_card
 from ctapipe_gphysnet.events import EventSelection
-from ctapipe_gphysnet.network.model import GammaPhysNet
+from ctapipe_gphysnet.network.attention import ATTENTIONS
+from ctapipe_gphysnet.network.model import GammaPhysNet, NetworkOptions
 from ctapipe_gphysnet.preprocessing import Preprocessing
 from ctapipe_gphysnet.resources import find_recipe, recipe_names
 
@@ -60,6 +62,27 @@ def train(sample_path, tmp_path):
         return output, torch.load(last, weights_only=False)
 
     return train_tiny
+
+
+def test_defaults_and_choices_are_those_of_the_classes(configured):
+    from ctapipe_gphysnet.optimization import OPTIMIZERS, SCHEDULES
+    from ctapipe_gphysnet.resuming import CHECKPOINTS
+    from ctapipe_gphysnet.training import CLASS_BALANCES, TrainingOptions
+
+    tool = configured()
+    assert tool.training_options == TrainingOptions()
+    assert tool.network_options == NetworkOptions()
+    assert tool.preparation == Preprocessing()
+    traits = tool.traits()
+    for name, choices in (
+        ("attention", ["none", *ATTENTIONS]),
+        ("optimizer", OPTIMIZERS),
+        ("schedule", SCHEDULES),
+        ("class_balance", CLASS_BALANCES),
+        ("keep", CHECKPOINTS),
+        ("balance", BALANCES),
+    ):
+        assert set(traits[name].values) == set(choices)
 
 
 def test_paper_to_the_letter(configured, lst_lattice):

@@ -144,37 +144,63 @@ def test_resume_goes_on_after_the_last_whole_epoch(sample_path, tmp_path, monkey
     assert read_card(output)["training"]["options"]["epochs"] == 2
 
 
-def test_processes_train_together(sample_path, tmp_path):
+IN_TWO_PROCESSES = """
+import sys
+from ctapipe_gphysnet import training
+from ctapipe_gphysnet.tools.train import TrainTool
+
+training.VALIDATION_BATCH_SIZE = 16
+step = training.GammaPhysNetTraining.training_step
+
+def training_step(self, batch, index):
+    if {fails} and self.global_rank == 1 and index == 1:
+        batch["images"][:] = float("nan")
+    return step(self, batch, index)
+
+training.GammaPhysNetTraining.training_step = training_step
+TrainTool().run(sys.argv[1:])
+"""
+
+
+@pytest.fixture
+def train_in_two(sample_path, tmp_path):
+    """Function: train in two processes, as users do: Lightning starts the other one."""
+
+    def train(output, fails=False):
+        script = tmp_path / "script.py"
+        script.write_text(IN_TWO_PROCESSES.format(fails=fails))
+        environment = {k: v for k, v in os.environ.items() if not k.startswith("SLURM")}
+        return subprocess.run(
+            [
+                *[sys.executable, script, *SMALL, "--batch-size=16", "--epochs=1"],
+                *[f"--input={sample_path}", f"--output={output}", "--seed=5"],
+                *["--devices=2", "--memory-limit=0", "--log-level=INFO"],
+            ],
+            cwd=tmp_path,
+            capture_output=True,
+            text=True,
+            env={**environment, "OMP_NUM_THREADS": "1"},
+            timeout=300,
+        )
+
+    return train
+
+
+def test_processes_train_together(train_in_two, sample_path, tmp_path):
     """What they say of the validation events is what one process finds."""
     from ctapipe_gphysnet.batches import Batches
     from ctapipe_gphysnet.events import EventSelection, read_events
     from ctapipe_gphysnet.training import validation_metrics
 
     output = tmp_path / "model.safetensors"
-    command = [sys.executable, "-m", "ctapipe_gphysnet.tools.train", *SMALL]
-    arguments = [f"--input={sample_path}", f"--output={output}", "--epochs=1", "--seed=3"]
-    # as users start it: Lightning starts the other process
-    environment = {k: v for k, v in os.environ.items() if not k.startswith("SLURM")}
-    done = subprocess.run(
-        [
-            *command,
-            *arguments,
-            "--batch-size=16",
-            "--devices=2",
-            "--memory-limit=0",
-            "--log-level=INFO",
-        ],
-        cwd=tmp_path,
-        capture_output=True,
-        text=True,
-        env={**environment, "OMP_NUM_THREADS": "1"},
-    )
+    done = train_in_two(output)
     assert done.returncode == 0, done.stderr[-2000:]
     assert f"images are in a file without a name in {tmp_path}" in done.stderr
     model = read_model(output)
     assert model.information["training"]["n_processes"] == 2
     sample = read_events([sample_path], EventSelection(), model.network.options.tasks)
-    _, validation = sample.split(0.1, seed=3)
+    _, validation = sample.split(0.1, seed=5)
+    assert len(validation) == 33  # 17 and 16, which makes two batches of each
     assert model.information["validation"]["n_images"] == len(validation)
     batches = Batches(sample, validation, model.preprocessing)
     truth = batches[0, np.arange(len(validation))]
@@ -182,6 +208,14 @@ def test_processes_train_together(sample_path, tmp_path):
         outputs = model.network.eval()(truth["images"])
     for name, value in validation_metrics(outputs, truth).items():
         assert model.information["validation"][name] == pytest.approx(value, rel=1e-3)
+
+
+def test_all_processes_notice_what_one_of_them_meets(train_in_two, tmp_path):
+    output = tmp_path / "model.safetensors"
+    done = train_in_two(output, fails=True)
+    assert done.returncode != 0
+    assert done.stderr.count("the loss is not finite in epoch 1") == 2
+    assert not output.exists()
 
 
 def test_nothing_to_resume(sample_path, tmp_path):

@@ -8,6 +8,7 @@ import subprocess
 import sys
 import time
 
+import numpy as np
 import pytest
 import torch
 from astropy.table import Table
@@ -78,6 +79,13 @@ TrainTool().run(sys.argv[1:])
 """
 
 
+def validated(logs):
+    """Epochs whose validation is in the logs."""
+    tables = [np.genfromtxt(log, delimiter=",", names=True) for log in logs]
+    rows = [table[np.isfinite(table["validation_loss"])] for table in tables]
+    return sorted(np.concatenate([row["epoch"] for row in rows]).astype(int))
+
+
 @pytest.mark.parametrize(
     "in_step",
     [True, pytest.param(False, marks=pytest.mark.slow)],
@@ -95,6 +103,9 @@ def test_killed_and_resumed(train, uninterrupted, sample_path, tmp_path, in_step
     assert killed.returncode == -signal.SIGKILL, killed.stderr[-2000:]
     assert not output.exists()
     folder = tmp_path / "model.training"
+    # what the checkpoint knows is in the log
+    logs = sorted(folder.glob("log/*/metrics.csv"))
+    assert validated(logs) == ([0] if in_step else [0, 1])
     leftovers = {path.name.rsplit(".", 1)[0] for path in folder.glob(".*")}
     assert leftovers == (set() if in_step else {".best.ckpt"})
     with pytest.raises(Exception, match="give --resume, or --overwrite to begin anew"):
