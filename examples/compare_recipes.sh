@@ -68,8 +68,10 @@ done
 [[ -n $output && -n $test_gamma && -n $test_proton ]] ||
     fail "--output, --test-gamma and --test-proton are needed; see --help"
 ((seeds > 1)) || fail "--seeds is $seeds; it must be 2 or more"
-[[ ${test_gamma##*/} != "${test_proton##*/}" ]] ||
-    fail "results are named by the test files, which are both ${test_gamma##*/}"
+name_of() { local file=${1##*/}; echo "${file%%.*}"; }
+[[ $(name_of "$test_gamma") != "$(name_of "$test_proton")" ]] ||
+    fail "results are named by the test files up to the first dot: both are" \
+        "$(name_of "$test_gamma")"
 ((${#inputs[@]})) || fail "no events to train on: give --gamma and --proton"
 ((${#recipes[@]})) || fail "no recipe: give NAME=CONFIG[,CONFIG...]"
 ((${#configs[@]})) || configs=("$here/recipes/small.yaml")
@@ -93,8 +95,7 @@ for recipe in "${recipes[@]}"; do
         seed=${seed%.safetensors}
         trainings+=("$name=${model%.safetensors}.training")
         for events in "$test_gamma" "$test_proton"; do
-            file=${events##*/}
-            result=$output/${name}_seed$seed.${file%%.*}.dl2.h5
+            result=$output/${name}_seed$seed.$(name_of "$events").dl2.h5
             results+=("$result")
             [[ $result -nt $events && $result -nt $model ]] || gphysnet-apply \
                 --input "$events" --output "$result" --model "$model" --overwrite \

@@ -21,6 +21,7 @@ b, train, proton, {file}
 c, regression, gamma, {file}
 d, test, gamma, {file}
 e, test, gamma, simulate:gamma_point:10:2
+g, train, gamma, simulate:my.airshower.yaml:10:3
 f, observed, Crab, raw.fits.fz
 """
 
@@ -37,7 +38,15 @@ def folder(tmp_path):
 MODELS = {
     "Net": {"train": {"blocks": 1, "compile": True}, "seeds": [1, 2]},
     "Other": {"file": "lst1-mono-zenith20"},
-    "Two": {"train": {"nodes": 2, "config": "train.yaml"}},
+    "Two": {"train": {"nodes": 2, "config": ["paper-2021", "train.yaml"]}},
+    "More": {
+        "train": {
+            "config": "best",
+            "initial-model": "old.safetensors",
+            "compile": False,
+            "TrainTool.turn_images": False,
+        }
+    },
     "HillasRF": {"forests": "ctapipe"},
 }
 
@@ -45,7 +54,8 @@ MODELS = {
 def test_plan(folder):
     plan = read_plan({"runs": "runs.csv", "models": MODELS, "gpus": 4}, folder)
     file = str(folder / "x.dl1.h5")
-    assert plan.dl1("train") == ["dl1/a.dl1.h5", file]
+    assert plan.dl1("train") == ["dl1/a.dl1.h5", file, "dl1/g.dl1.h5"]
+    assert plan.runs["g"].simulation["card"] == str(folder / "my.airshower.yaml")
     assert plan.dl1("train", "proton") == plan.dl1("regression") == [file]
     assert plan.runs["e"].simulation == {
         "card": "gamma_point",
@@ -59,14 +69,23 @@ def test_plan(folder):
         "results/Net/d.dl2.h5",
         "results/Net/e.dl2.h5",
     ]
-    assert list(plan.models) == ["NetSeed1", "NetSeed2", "Other", "Two", "HillasRF"]
+    networks = ["NetSeed1", "NetSeed2", "Other", "Two", "More"]
+    assert list(plan.models) == [*networks, "HillasRF"]
     assert plan.models["NetSeed2"].arguments == (
         "--TrainTool.model_name=NetSeed2 --blocks=1 --compile --seed=2"
     )
     assert plan.models["Two"].processes == 8
     assert plan.models["Two"].launch == "srun --nodes=2 --ntasks-per-node=4"
     assert plan.models["NetSeed1"].launch == ""
-    assert plan.models["Two"].options["config"] == str(folder / "train.yaml")
+    config = folder / "train.yaml"
+    assert f"--config=paper-2021 --config={config}" in plan.models["Two"].arguments
+    assert plan.models["Two"].files == [str(config)]
+    model = folder / "old.safetensors"
+    assert plan.models["More"].arguments == (
+        f"--TrainTool.model_name=More --config=best --initial-model={model}"
+        " --TrainTool.turn_images=False"
+    )
+    assert plan.models["More"].files == [str(model)]
     assert plan.merged("observed")[0] == "merged/NetSeed1/Crab.dl2.h5"
     assert plan.settings == {"gpus": 4}
 

@@ -17,6 +17,7 @@ SETTINGS = {
     *("runs", "models", "process", "apply", "report", "gpus", "gpu_partition"),
     "lstchain",
 }
+FILE_OPTIONS = ("config", "initial-model")  # files, or names of what is shipped
 KINDS = ("train", "file", "forests")
 FORESTS = {"ctapipe": "HillasRF", "lstchain": "lstchain"}  # names of their results
 
@@ -86,11 +87,18 @@ class Model:
         """Options of gphysnet-train on its command line."""
         arguments = [f"--TrainTool.model_name={self.name}"]
         for name, value in self.options.items():
-            if value is True:
-                arguments.append(f"--{name}")
+            if isinstance(value, bool) and "." not in name:
+                arguments += [f"--{name}"] if value else []
             else:
-                arguments.append(f"--{name}={value}")
+                values = value if isinstance(value, list) else [value]
+                arguments += [f"--{name}={one}" for one in values]
         return shlex.join(arguments)
+
+    @property
+    def files(self):
+        """Files that the options name: a training by others is another one."""
+        values = [self.options.get(name, []) for name in FILE_OPTIONS]
+        return [file for found in values for file in found if Path(file).is_absolute()]
 
     @property
     def nodes(self):
@@ -230,11 +238,14 @@ def _run(path, row):
         )
     source = row["source"]
     if source.startswith("simulate:"):
-        if not SIMULATION.fullmatch(source):
+        found = SIMULATION.fullmatch(source)
+        if not found:
             raise PlanError(
                 f"{path}: run {row['run']}: source {source} is not"
                 " simulate:CARD:EVENTS:NUMBER"
             )
+        card = _place(found["card"], path.parent)
+        source = f"simulate:{card}:{found['events']}:{found['number']}"
     else:
         place = Path(path.parent, source).resolve()
         if not place.is_file():
@@ -265,10 +276,10 @@ def _models(name, entry, folder, gpus):
         file = str(place.resolve()) if place.is_file() else str(entry["file"])
         return [Model(name, "file", file=file)]
     options = dict(entry["train"] or {})
-    if "config" in options:
-        path = Path(folder, options["config"])
-        if path.suffix:  # else it is one that comes with the package
-            options["config"] = str(path.resolve())
+    for option in set(FILE_OPTIONS) & set(options):
+        files = options[option]
+        files = files if isinstance(files, list) else [files]
+        options[option] = [_place(file, folder) for file in files]
     if options.get("nodes", 1) > 1:
         options.setdefault("devices", gpus or 1)
     if "seeds" not in entry:
@@ -277,6 +288,12 @@ def _models(name, entry, folder, gpus):
         Model(f"{name}Seed{seed}", "train", {**options, "seed": seed})
         for seed in entry["seeds"]
     ]
+
+
+def _place(file, folder):
+    """Path of a file in a folder; a name without a suffix is of what is shipped."""
+    path = Path(folder, file)
+    return str(path.resolve()) if path.suffix else file
 
 
 def _verify_parts(runs, models, path):

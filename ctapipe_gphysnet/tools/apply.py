@@ -21,7 +21,7 @@ from ..merging import DL1Merger
 from ..products import PRODUCTS, named_products
 from ..quality import GammaPhysNetQualityQuery
 from ..reconstructor import GammaPhysNetReconstructor
-from .command_line import FilesTool
+from .command_line import CommandLineTool
 from .merge import MERGER_FLAGS
 from .outputs import common_format, failures_of_writing, verify_inputs_and_output
 
@@ -30,7 +30,7 @@ __all__ = ["ApplyTool", "main"]
 FORMATS = ("ctapipe", "lstchain")
 
 
-class ApplyTool(FilesTool):
+class ApplyTool(CommandLineTool):
     """Apply γ-PhysNet to DL1 files with images, in bulk.
 
     Does what ctapipe-process does with GammaPhysNetReconstructor, and writes the

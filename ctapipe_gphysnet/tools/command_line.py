@@ -1,16 +1,18 @@
-"""Command lines of the tools, on which several files may follow one option."""
+"""Command lines of the tools: several files behind an option, no unknown ones."""
 
 import sys
 
 from ctapipe.core import Tool, ToolConfigurationError
+from traitlets.config import Config
 
-__all__ = ["FilesTool", "repeat_options"]
+__all__ = ["CommandLineTool", "repeat_options"]
 
 
-class FilesTool(Tool):
+class CommandLineTool(Tool):
     """A tool of ctapipe whose options take several files, as a shell makes of ``*.h5``.
 
-    ctapipe's own take one value an option, and leave others out without a word.
+    ctapipe's own take one value an option, leave others out without a word, and go on
+    without an option that they do not know.
 
     Attributes
     ----------
@@ -29,14 +31,26 @@ class FilesTool(Tool):
         Raises
         ------
         ctapipe.core.ToolConfigurationError
-            If there is an argument that belongs to no option.
+            If there is an unknown option, or an argument that belongs to none.
         """
         argv = sys.argv[1:] if argv is None else argv
         super().parse_command_line(repeat_options(argv, self._options_for_files()))
+        for name, value in self.cli_config.items():
+            if not isinstance(value, Config):
+                raise ToolConfigurationError(f"there is no option --{name}; see --help")
+            if name not in self._known_classes():
+                self.log.warning(
+                    "%s is none of the classes with options that --help-all shows; has"
+                    " it been misspelt?",
+                    name,
+                )
         if self.extra_args and not self.takes_arguments:
             raise ToolConfigurationError(
                 f"{' '.join(self.extra_args)}: to which option does this belong?"
             )
+
+    def _known_classes(self):
+        return {c.__name__ for own in [type(self), *self.classes] for c in own.__mro__}
 
     def _options_for_files(self):
         options = set()

@@ -4,7 +4,7 @@ import shlex
 import sys
 
 import astropy.units as u
-from ctapipe.core import Provenance, QualityQuery, ToolConfigurationError
+from ctapipe.core import Provenance, ToolConfigurationError
 from ctapipe.core.traits import (
     AstroQuantity,
     Bool,
@@ -32,7 +32,7 @@ from ..evaluation.response import (
 from ..evaluation.sample import read_sample
 from ..evaluation.tables import Binning, make_tables, summarize
 from ..files import replaced_folder_when_whole
-from .command_line import FilesTool
+from .command_line import CommandLineTool
 from .outputs import failures_of_writing, verify_output_folder
 
 __all__ = ["EvaluateTool", "main"]
@@ -47,7 +47,7 @@ SELECTIONS = {
 REPORT = "report.html"
 
 
-class EvaluateTool(FilesTool):
+class EvaluateTool(CommandLineTool):
     """Judge reconstructors on simulated DL2 files.
 
     Compares all reconstructors that the files have, on the same events: resolutions,
@@ -142,7 +142,6 @@ class EvaluateTool(FilesTool):
         help="See the option of the same name of ctapipe's HDF5EventSource",
     ).tag(config=True)
 
-    classes = [QualityQuery]
     takes_arguments = True  # more inputs
     aliases = {
         ("i", "input"): "EvaluateTool.inputs",

@@ -29,7 +29,7 @@ from ..parameters import ParameterColumns
 from ..quality import GammaPhysNetQualityQuery
 from ..relevance import mean_and_spread, showers_of, statistic, summarize
 from ..resources import DEFAULT_MODEL, find_model
-from .command_line import FilesTool
+from .command_line import CommandLineTool
 from .outputs import failures_of_writing, verify_output_folder
 
 __all__ = ["ExplainTool", "main"]
@@ -60,7 +60,7 @@ class _Group:
         return f"/explain/{self.name}/{what}/tel_{tel_id:03d}"
 
 
-class ExplainTool(FilesTool):
+class ExplainTool(CommandLineTool):
     """Show and measure which pixels γ-PhysNet goes by.
 
     Writes, for DL1 or DL2 files with images, tables of relevance (Grad-CAM) and

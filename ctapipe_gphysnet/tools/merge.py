@@ -12,7 +12,7 @@ from ..dl1 import DL1Error
 from ..files import replaced_when_whole
 from ..lstchain import LstchainMerger
 from ..merging import BlockMerger
-from .command_line import FilesTool
+from .command_line import CommandLineTool
 from .outputs import common_format, failures_of_writing, verify_inputs_and_output
 
 __all__ = ["MERGER_FLAGS", "MergeTool", "main"]
@@ -27,7 +27,7 @@ MERGER_FLAGS = {
 }
 
 
-class MergeTool(FilesTool):
+class MergeTool(CommandLineTool):
     """Put DL1 or DL2 files into one, those of ctapipe or those of lstchain.
 
     Does what ctapipe-merge does, but the output appears when it is whole, tables are

@@ -13,13 +13,13 @@ from ..dl1 import DL1Error
 from ..files import replaced_when_whole
 from ..lstchain import open_dl1
 from ..noise import added_night_sky, measure_noise
-from .command_line import FilesTool
+from .command_line import CommandLineTool
 from .outputs import failures_of_writing, verify_output
 
 __all__ = ["NoiseTool", "main"]
 
 
-class NoiseTool(FilesTool):
+class NoiseTool(CommandLineTool):
     """Measure the noise and the dead pixels of observed images, and write settings with
     which gphysnet-train makes simulated ones alike.
 

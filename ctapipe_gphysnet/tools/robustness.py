@@ -47,7 +47,7 @@ from ..robustness_levels import (
     mark_finished,
     write_frame,
 )
-from .command_line import FilesTool
+from .command_line import CommandLineTool
 from .outputs import failures_of_writing
 
 __all__ = ["RobustnessTool", "main"]
@@ -57,7 +57,7 @@ FOCAL_LENGTH = FocalLengthKind.EFFECTIVE
 N_VERIFIED = 100  # events whose image parameters are compared with those of the input
 
 
-class RobustnessTool(FilesTool):
+class RobustnessTool(CommandLineTool):
     """Measure how resolution and separation suffer from worse images.
 
     Adds night sky, kills pixels and errs in the scale of the charge, on simulated DL1
@@ -126,6 +126,9 @@ class RobustnessTool(FilesTool):
         minlen=2,
         help="Edges of bins in true energy [TeV], in which resolutions are given as well",
     ).tag(config=True)
+    overwrite = Bool(False, help="Make the results anew that are there already").tag(
+        config=True
+    )
     progress_bar = Bool(True, help="Show a progress bar").tag(config=True)
 
     classes = (
@@ -152,6 +155,10 @@ class RobustnessTool(FilesTool):
         "n-jobs": "GammaPhysNetReconstructor.n_jobs",
     }
     flags = {
+        "overwrite": (
+            {"RobustnessTool": {"overwrite": True}},
+            "Make the results anew that are there already",
+        ),
         **flag(
             "progress",
             "RobustnessTool.progress_bar",
@@ -298,7 +305,7 @@ class RobustnessTool(FilesTool):
         missing = {
             file: (level, path)
             for file, (level, path) in files.items()
-            if not is_finished(file, self._made_from(level, path))
+            if self.overwrite or not is_finished(file, self._made_from(level, path))
         }
         if missing:  # earlier results are not those of this study
             shutil.rmtree(self.output / RESULTS, ignore_errors=True)

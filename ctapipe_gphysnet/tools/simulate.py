@@ -5,7 +5,7 @@ import sys
 from contextlib import contextmanager
 
 import tables
-from ctapipe.core import Provenance, Tool, ToolConfigurationError
+from ctapipe.core import Provenance, ToolConfigurationError
 from ctapipe.core.traits import Bool, Int, classes_with_traits, flag
 from ctapipe.core.traits import Path as PathTrait
 from ctapipe.image import ImageCleaner, ImageProcessor
@@ -18,12 +18,13 @@ from ..simulation.card import find_card, preset_names
 from ..simulation.processes import simulate_runs
 from ..simulation.runs import PartsFolder, PartsMerger, RunSimulator, last_run
 from ..simulation.source import AirShowerSource
+from .command_line import CommandLineTool
 from .outputs import failures_of_writing, verify_output
 
 __all__ = ["SimulateTool", "main"]
 
 
-class SimulateTool(Tool):
+class SimulateTool(CommandLineTool):
     """Simulate air showers, and the images that telescopes take of them.
 
     CARD is a run card, a YAML file whose name ends in .airshower.yaml, or the name of
@@ -72,6 +73,8 @@ class SimulateTool(Tool):
         RunSimulator,
         DataWriter,
     ]
+    file_lists = ()
+    takes_arguments = True  # the run card
     aliases = {
         ("o", "output"): "SimulateTool.output",
         "n-runs": "SimulateTool.n_runs",

@@ -39,7 +39,7 @@ from ..training_card import (
     sources_of_training,
     training_information,
 )
-from .command_line import FilesTool
+from .command_line import CommandLineTool
 from .export import apply_models_command
 from .outputs import failures_of_writing, verify_inputs_and_output
 
@@ -65,7 +65,7 @@ class RecipePath(PathTrait):
         return super().validate(obj, find_recipe(value))
 
 
-class TrainTool(FilesTool):
+class TrainTool(CommandLineTool):
     """Train γ-PhysNet on simulated DL1 files with images."""
 
     name = "gphysnet-train"
@@ -372,9 +372,15 @@ class TrainTool(FilesTool):
 
     def _verify_arguments(self):
         """Make sure that the options go together, and that outputs can be written."""
-        # torch and lightning take seconds to import: not for --help
-        from ..training import monitored_quantities
-
+        # torch and lightning take seconds to import: not for --help. Beside another torch
+        # than its own, torchvision raises a RuntimeError.
+        try:
+            from ..training import monitored_quantities
+        except (ImportError, RuntimeError) as error:
+            raise ToolConfigurationError(
+                f"{error}; install the extra: pip install 'ctapipe_gphysnet[train]', and"
+                " remove torchvision: pip uninstall torchvision"
+            ) from error
         if not self.inputs:
             raise ToolConfigurationError("no input: give DL1 files with --input")
         if self.output is None:

@@ -8,6 +8,7 @@ from ctapipe_gphysnet.tools.explain import ExplainTool
 from ctapipe_gphysnet.tools.merge import MergeTool
 from ctapipe_gphysnet.tools.noise import NoiseTool
 from ctapipe_gphysnet.tools.robustness import RobustnessTool
+from ctapipe_gphysnet.tools.simulate import SimulateTool
 from ctapipe_gphysnet.tools.train import TrainTool
 
 
@@ -70,6 +71,33 @@ def test_several_files_of_other_kinds(files):
 def test_arguments_that_belong_to_no_option(files, tool):
     with pytest.raises(ToolConfigurationError, match="a.h5: to which option"):
         tool().parse_command_line(["-o", "out", files[0]])
+
+
+@pytest.mark.parametrize(
+    ("tool", "option"),
+    [
+        (TrainTool, "--batch_size"),
+        (TrainTool, "--epoch"),
+        (ApplyTool, "--models"),
+        (SimulateTool, "--n_events"),
+    ],
+)
+def test_misspelt_options(tool, option):
+    for words in ([option, "5"], [f"{option}=5"]):
+        with pytest.raises(ToolConfigurationError, match=f"no option {option}; see"):
+            tool().parse_command_line(words)
+
+
+def test_misspelt_classes(capsys):
+    TrainTool().parse_command_line(["--TrainTol.epochs=3", "--EventSelection.x=1"])
+    (message,) = [m for m in capsys.readouterr().err.splitlines() if "misspelt" in m]
+    assert "TrainTol is none" in message
+
+
+def test_a_run_card_belongs_to_no_option():
+    tool = SimulateTool()
+    tool.parse_command_line(["proton", "-o", "out.h5", "--n-events", "5"])
+    assert tool.extra_args == ["proton"]
 
 
 def test_arguments_that_are_inputs(files):

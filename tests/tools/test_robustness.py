@@ -271,13 +271,15 @@ def interrupted(study, monkeypatch):
     return run_study
 
 
-@pytest.mark.parametrize("what", ["seed", "cleaning", "events", "forest"])
+@pytest.mark.parametrize("what", ["seed", "cleaning", "events", "forest", "overwrite"])
 def test_another_study_begins_anew(interrupted, folder, what, forests):
     arguments, options = [], {}
     if what == "seed":
         arguments = ["--seed=1"]
     elif what == "cleaning":
         arguments = [f"--{CLEANER}.boundary_threshold_pe=4.01"]
+    elif what == "overwrite":
+        arguments = ["--overwrite"]
     elif what == "events":
         options = {"n_events": N_EVENTS - 1}
     elif what == "forest":
