@@ -131,7 +131,8 @@ def test_selections_of_the_papers(configured, name, intensity, others):
 
 def test_steps_lead_from_the_paper_to_best(configured):
     """Those of the examples, at the size at which they were compared."""
-    steps = ("transforms", "optimization", "turns", "states")
+    optimization = ("one-cycle", "adamw", "clipping", "class-weights")
+    steps = ("transforms", *optimization, "turns", "states")
     small = f"--config={EXAMPLES / 'small.yaml'}"
     files = [f"--config={EXAMPLES / step}.yaml" for step in steps]
     made = configured("--config=paper-2021", *files, small)
