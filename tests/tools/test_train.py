@@ -9,7 +9,7 @@ from importlib.metadata import version
 import numpy as np
 import pytest
 import torch
-from ctapipe.core import run_tool
+from ctapipe.core import ToolConfigurationError, run_tool
 
 from ctapipe_gphysnet.checkpoint import read_card, read_model
 
@@ -399,6 +399,13 @@ def test_threads_are_left_to_the_images(
     assert torch.get_num_threads() == 2
     train(output, sample_path, "--epochs=1", "--overwrite", batch_size=batch_size)
     assert torch.get_num_threads() == 2
+
+
+def test_missing_extra_is_named(sample_path, tmp_path, monkeypatch):
+    monkeypatch.delitem(sys.modules, "ctapipe_gphysnet.training", raising=False)
+    monkeypatch.setitem(sys.modules, "lightning", None)
+    with pytest.raises(ToolConfigurationError, match=r"install 'ctapipe_gphysnet\[train"):
+        train(tmp_path / "model.safetensors", sample_path)
 
 
 def test_output_is_not_overwritten_unasked(trained, sample_path):
