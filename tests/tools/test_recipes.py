@@ -162,6 +162,19 @@ def test_ablations_change_nothing_else(configured, name, expected):
     assert tool.network_options == replace(best, **expected)
 
 
+@pytest.mark.parametrize(
+    ("name", "expected"),
+    [
+        ("averaged-weights", {"average_weights": 0.99}),
+        ("label-smoothing", {"label_smoothing": 0.05}),
+    ],
+)
+def test_what_did_not_help_changes_nothing_else(configured, name, expected):
+    best = configured("--config=best").training_options
+    tool = configured("--config=best", f"--config={EXAMPLES / name}.yaml")
+    assert tool.training_options == replace(best, **expected)
+
+
 def test_later_ones_and_the_command_line_go_first(configured, tmp_path):
     own = tmp_path / "own.yaml"
     own.write_text("TrainTool: {epochs: 7, learning_rate: 0.5}")
