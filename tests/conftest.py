@@ -281,7 +281,7 @@ def randomize():
 
 
 @pytest.fixture
-def n_threads():
+def set_n_threads():
     """A function that sets the number of torch's threads for a test."""
     before = torch.get_num_threads()
     yield torch.set_num_threads

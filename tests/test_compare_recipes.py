@@ -36,7 +36,6 @@ def compare(*arguments, cwd):
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (["--output", "o"], "--test-gamma and --test-proton are needed"),
         (["--what"], "unknown option --what"),
         (["--seeds", "1"], "it must be 2 or more"),
         (
@@ -49,11 +48,16 @@ def compare(*arguments, cwd):
 )
 def test_bad_arguments(tmp_path, arguments, message):
     files = ["--output", "o", "--test-gamma", "gamma.h5", "--test-proton", "proton.h5"]
-    given = arguments if arguments == ["--output", "o"] else [*files, *arguments]
-    done = compare(*given, cwd=tmp_path)
+    done = compare(*files, *arguments, cwd=tmp_path)
     assert done.returncode == 1
     assert message in done.stderr
     assert not list(tmp_path.iterdir())
+
+
+def test_no_test_files(tmp_path):
+    done = compare("--output", "o", cwd=tmp_path)
+    assert done.returncode == 1
+    assert "--test-gamma and --test-proton are needed" in done.stderr
 
 
 @pytest.mark.slow

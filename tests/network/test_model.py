@@ -141,11 +141,11 @@ def gradients_of_pixels(lattice, n_images):
     return torch.cat([gradient.flatten() for gradient in gradients])
 
 
-def test_pixels_do_not_depend_on_the_threads(lattice, n_threads):
+def test_pixels_do_not_depend_on_the_threads(lattice, set_n_threads):
     """How a batch is shared changes the order of torch's sums alone."""
-    n_threads(1)
+    set_n_threads(1)
     expected = gradients_of_pixels(lattice, 40)
-    n_threads(3)
+    set_n_threads(3)
     assert relative(gradients_of_pixels(lattice, 40), expected) < 1e-12
     with threads_for_images(40):
         assert torch.equal(gradients_of_pixels(lattice, 40), expected)
@@ -155,9 +155,9 @@ def test_pixels_do_not_depend_on_the_threads(lattice, n_threads):
     ("threads", "batch_size", "left"), [(1, 64, 1), (2, 64, 1), (2, 16, 2), (6, 64, 3)]
 )
 def test_torch_keeps_the_threads_that_the_images_leave(
-    n_threads, threads, batch_size, left
+    set_n_threads, threads, batch_size, left
 ):
-    n_threads(threads)
+    set_n_threads(threads)
     with threads_for_images(batch_size):
         assert torch.get_num_threads() == left
     assert torch.get_num_threads() == threads

@@ -381,7 +381,7 @@ def test_nothing_to_learn_from(sample_path, tmp_path, criterion, message):
 
 @pytest.mark.parametrize(("batch_size", "left"), [(16, 2), (32, 1)])
 def test_threads_are_left_to_the_images(
-    sample_path, tmp_path, monkeypatch, n_threads, batch_size, left
+    sample_path, tmp_path, monkeypatch, set_n_threads, batch_size, left
 ):
     from ctapipe_gphysnet.training import GammaPhysNetTraining
 
@@ -389,7 +389,7 @@ def test_threads_are_left_to_the_images(
         seen.append(torch.get_num_threads())
         raise RuntimeError("enough")
 
-    n_threads(2)
+    set_n_threads(2)
     seen, output = [], tmp_path / "model.safetensors"
     with monkeypatch.context() as patch:
         patch.setattr(GammaPhysNetTraining, "training_step", fail)
